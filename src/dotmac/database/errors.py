@@ -1,0 +1,153 @@
+"""Every exception this library raises, in one tree.
+
+::
+
+    DatabaseError
+    ├── ConfigurationError            settings, URLs or extras that cannot work        (also ValueError)
+    ├── ValidationError               data, filters or options that do not fit          (also ValueError)
+    │   └── InvalidCursorError        a damaged, foreign or stale page cursor
+    ├── EntityNotFoundError           no visible row has that key                        (also LookupError)
+    ├── ConstraintViolationError      the server refused a row
+    │   └── DuplicateEntityError      ... because of a unique constraint
+    ├── TenantError                   whose data it is, is unclear or wrong
+    │   ├── MissingTenantError        a tenant model was used without a tenant
+    │   └── TenantMismatchError       data names another tenant than the one bound
+    ├── DatabaseUnavailableError      the server did not answer in time
+    ├── ConnectionPoolError           a pool could not hand out a connection
+    ├── CommitFailedError             COMMIT was refused; nothing was written
+    ├── QueryError                    a statement that cannot be built or run
+    └── EmbeddedServerError           a local PostgreSQL or Valkey could not be run
+
+Messages say what happened, with which values, and what to do next. They never hold row data or passwords.
+Wrong arguments to a function (as opposed to wrong data) are plain ``TypeError`` or ``ValueError``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class DatabaseError(Exception):
+    """The root: ``except DatabaseError`` catches everything this library raises on purpose."""
+
+
+class ConfigurationError(DatabaseError, ValueError):
+    """Settings, a URL or an installation that cannot work; the message says which and how to mend it."""
+
+
+class ValidationError(DatabaseError, ValueError):
+    """Data, a filter, a sort or an option does not fit the model.
+
+    Attributes:
+        model: Name of the model, if one is involved.
+        field: Name of the offending field, if it is one field.
+    """
+
+    def __init__(self, message: str, *, model: str | None = None, field: str | None = None) -> None:
+        super().__init__(message)
+        self.model = model
+        self.field = field
+
+
+class InvalidCursorError(ValidationError):
+    """A page cursor is damaged, was made for another query, tenant or model, or is wrongly signed."""
+
+
+class EntityNotFoundError(DatabaseError, LookupError):
+    """No row with that key is visible: it never existed, is soft-deleted, or belongs to another tenant.
+
+    Attributes:
+        model: Name of the model.
+        key: The key that was asked for.
+    """
+
+    def __init__(self, model: str, key: Any) -> None:
+        super().__init__(f"{model} with key {key!s} was not found (or is deleted, or belongs to another tenant).")
+        self.model = model
+        self.key = key
+
+
+class ConstraintViolationError(DatabaseError):
+    """The server refused a row because of a constraint.
+
+    Attributes:
+        model: Name of the model.
+        constraint: Name of the constraint, if the server told it.
+        kind: ``"unique"``, ``"foreign_key"``, ``"check"``, ``"not_null"``, ``"exclusion"`` or ``"integrity"``.
+    """
+
+    def __init__(self, message: str, *, model: str, constraint: str | None, kind: str) -> None:
+        super().__init__(message)
+        self.model = model
+        self.constraint = constraint
+        self.kind = kind
+
+
+class DuplicateEntityError(ConstraintViolationError):
+    """A row with these unique values exists already; ``constraint`` names the constraint."""
+
+    def __init__(self, model: str, constraint: str | None, *, hint: str = "") -> None:
+        named = f"constraint {constraint!r}" if constraint else "a unique constraint"
+        super().__init__(
+            f"{model} with these values exists already ({named}). {hint}".rstrip(),
+            model=model,
+            constraint=constraint,
+            kind="unique",
+        )
+
+
+class TenantError(DatabaseError):
+    """Whose data is meant is unclear or wrong."""
+
+
+class MissingTenantError(TenantError):
+    """A tenant model was used with no tenant bound."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"{model} belongs to tenants and no tenant is bound. Pass tenant_id=…, work inside "
+            f"`use_context(RequestContext(tenant_id=…))`, or, for work across tenants on purpose, inside "
+            f"`unscoped('why')`."
+        )
+        self.model = model
+
+
+class TenantMismatchError(TenantError):
+    """Data names another tenant than the one the work is bound to."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"The data for {model} names another tenant than the one this work is bound to. Leave tenant_id out: "
+            f"it is filled in; or bind the other tenant first."
+        )
+        self.model = model
+
+
+class DatabaseUnavailableError(DatabaseError):
+    """The database did not become ready in time.
+
+    Attributes:
+        waited_seconds: How long was waited.
+        attempts: How many connections were tried.
+    """
+
+    def __init__(self, message: str, *, waited_seconds: float, attempts: int) -> None:
+        super().__init__(message)
+        self.waited_seconds = waited_seconds
+        self.attempts = attempts
+
+
+class ConnectionPoolError(DatabaseError):
+    """A pool could not hand out a connection, or was used after it was closed."""
+
+
+class CommitFailedError(DatabaseError):
+    """COMMIT was refused by the server: nothing of the transaction was written."""
+
+
+class QueryError(DatabaseError):
+    """A statement that cannot be built or run on this database."""
+
+
+class EmbeddedServerError(DatabaseError):
+    """A local server could not be started or stopped; the one-line message says why and what to do."""
