@@ -15,6 +15,7 @@
     ├── DatabaseUnavailableError      the server did not answer in time
     ├── ConnectionPoolError           a pool could not hand out a connection
     ├── CommitFailedError             COMMIT was refused; nothing was written
+    ├── MigrationLockedError          another process is migrating this database
     ├── QueryError                    a statement that cannot be built or run
     └── EmbeddedServerError           a local PostgreSQL or Valkey could not be run
 
@@ -143,6 +144,21 @@ class ConnectionPoolError(DatabaseError):
 
 class CommitFailedError(DatabaseError):
     """COMMIT was refused by the server: nothing of the transaction was written."""
+
+
+class MigrationLockedError(DatabaseError):
+    """Another process was migrating this database for all the time we were willing to wait.
+
+    Attributes:
+        waited_seconds: How long was waited.
+    """
+
+    def __init__(self, *, waited_seconds: float) -> None:
+        super().__init__(
+            f"Another process has been migrating this database for {waited_seconds:g} s. Nothing was changed. Let it "
+            f"finish and run again (it is then a no-op), or wait longer with migrator_wait=timedelta(…)."
+        )
+        self.waited_seconds = waited_seconds
 
 
 class QueryError(DatabaseError):
