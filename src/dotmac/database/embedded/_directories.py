@@ -1,0 +1,100 @@
+"""Private directories of running servers: short enough for sockets, locked while in use, swept when abandoned.
+
+A directory's lock is inherited by the server itself. Whoever can take it therefore knows that nothing of the server
+lives any more, without guessing from process ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from dotmac.database.errors import EmbeddedServerError
+
+LOCK_NAME = "in-use.lock"
+
+_PREFIX = "dotmac-db-"
+# sun_path holds 104 bytes on macOS and 108 on Linux, and "s/.s.PGSQL.65535" follows.
+_LONGEST_BASE = 60
+_UNLOCKED_GRACE_SECONDS = 3600
+
+
+class DirectoryLock:
+    """An exclusive lock on a directory, held until `release` and by every process that inherits `descriptor`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def acquire(self, *, blocking: bool) -> bool:
+        """Take the lock; False when another holds it and ``blocking`` is off."""
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Give up our hold; processes that inherited the descriptor keep theirs."""
+        with contextlib.suppress(OSError):
+            os.close(self.descriptor)
+        self.descriptor = -1
+
+
+def runtime_base() -> Path:
+    """The directory private directories are made in: the temporary one, or ``/tmp`` where that name is too long."""
+    base = Path(tempfile.gettempdir()).resolve()
+    return base if len(os.fsencode(base)) <= _LONGEST_BASE else Path("/tmp").resolve()  # noqa: S108 - mkdtemp makes what is in it private
+
+
+def make_runtime_directory() -> tuple[Path, DirectoryLock]:
+    """A new private directory and its lock, taken; directories that crashed servers left are removed first.
+
+    Raises:
+        EmbeddedServerError: The temporary directory cannot be written.
+    """
+    base = runtime_base()
+    _sweep(base)
+    try:
+        directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+        lock = DirectoryLock(directory)
+    except OSError as error:
+        raise EmbeddedServerError(
+            f"No directory for the server could be made in {base}: {error.strerror}. Make room there or point TMPDIR "
+            f"to a directory you may write."
+        ) from error
+    lock.acquire(blocking=True)
+    return directory, lock
+
+
+def remove_directory(directory: Path) -> None:
+    """Delete ``directory``, whatever is left in it."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _sweep(base: Path) -> None:
+    for directory in base.glob(_PREFIX + "*"):
+        with contextlib.suppress(OSError):
+            _sweep_one(directory)
+
+
+def _sweep_one(directory: Path) -> None:
+    status = directory.lstat()
+    if status.st_uid != os.getuid() or not directory.is_dir() or directory.is_symlink():
+        return
+    if not (directory / LOCK_NAME).exists():
+        # Its maker may stand between mkdir and lock; only an old one is surely abandoned.
+        if time.time() - status.st_mtime > _UNLOCKED_GRACE_SECONDS:
+            remove_directory(directory)
+        return
+    lock = DirectoryLock(directory)
+    try:
+        # A file younger than a moment may not be locked yet by its maker.
+        if time.time() - status.st_mtime > 1 and lock.acquire(blocking=False):
+            remove_directory(directory)
+    finally:
+        lock.release()
