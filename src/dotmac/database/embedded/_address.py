@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dotmac.database.embedded._credentials import Credentials
+from dotmac.database.embedded._server import shut_down
 from dotmac.database.embedded._wire import WireConnection, WireError, quote_identifier
 from dotmac.database.errors import EmbeddedServerError
 
@@ -76,6 +77,10 @@ class PostgresAddress:
     def drop_database(self, name: str) -> None:
         """Drop a database, closing its connections; nothing happens when there is none."""
         self.execute(f"DROP DATABASE IF EXISTS {quote_identifier(name)} WITH (FORCE)")
+
+    def shut_down(self) -> None:
+        """Stop a server that `EmbeddedPostgres.detach` left running, and wait until it is gone."""
+        shut_down(self.socket_dir.parent, self.supervisor_pid)
 
     def to_json(self) -> dict[str, Any]:
         """Everything another process needs, passwords included."""

@@ -60,7 +60,9 @@ def find_postgres(version: str, bin_dir: Path | None = None) -> PostgresBinaries
     from_wheel = _wheel_directory(_WHEELS[version].replace("-", "_"), "pginstall/bin")
     if from_wheel is not None:
         return _inspect(from_wheel)
-    same_major = [found for found in map(_try_inspect, _system_candidates()) if found and str(found.major) == version]
+    same_major = [
+        found for found in map(_try_inspect, _system_candidates()) if found and str(found.major) == version
+    ]
     if same_major:
         return same_major[0]
     raise EmbeddedServerError(
@@ -139,7 +141,9 @@ def _inspect(bin_dir: Path) -> PostgresBinaries:
             f"{bin_dir} holds no postgres and initdb. Pass the directory that `pg_config --bindir` prints."
         )
     try:
-        answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, env={"LC_ALL": "C"})  # noqa: S603 - the caller chose it
+        answer = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, check=False, env={"LC_ALL": "C"}
+        )  # noqa: S603 - the caller chose it
     except OSError as error:
         raise EmbeddedServerError(
             f"{program} does not run on this machine: {error.strerror}. Use version='system' or bin_dir=…"

@@ -12,9 +12,13 @@ from dotmac.database.errors import EmbeddedServerError
 if TYPE_CHECKING:
     from pathlib import Path
 
-_PORT_TAKEN = re.compile(r"Address already in use|could not bind .* address|Failed listening on port", re.IGNORECASE)
+_PORT_TAKEN = re.compile(
+    r"Address already in use|could not bind .* address|Failed listening on port", re.IGNORECASE
+)
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|could not extend file")
-_REASON = re.compile(r"^.*?\b(?:FATAL|PANIC|ERROR):\s+(.*)$|^[^:\n]*: error: (.*)$|^# (?!oO0)(.*)$", re.MULTILINE)
+_REASON = re.compile(
+    r"^.*?\b(?:FATAL|PANIC|ERROR):\s+(.*)$|^[^:\n]*: error: (.*)$|^# (?!oO0)(.*)$", re.MULTILINE
+)
 
 
 class PortTakenError(EmbeddedServerError):

@@ -167,7 +167,9 @@ class EmbeddedPostgres(EmbeddedServer):
         try:
             with WireConnection(address.socket_path) as connection:
                 for role, password in (("postgres", credentials.admin), ("app", credentials.app)):
-                    connection.execute(f"ALTER ROLE {role} PASSWORD {quote_literal(scram_verifier(password))}")
+                    connection.execute(
+                        f"ALTER ROLE {role} PASSWORD {quote_literal(scram_verifier(password))}"
+                    )
         except WireError as error:
             if error.sqlstate == _CANNOT_CONNECT_NOW:
                 return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -36,7 +37,9 @@ class EmbeddedServer(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, *, directory: Path | None, port: int | None, durable: bool | None, owner_pid: int | None) -> None:
+    def __init__(
+        self, *, directory: Path | None, port: int | None, durable: bool | None, owner_pid: int | None
+    ) -> None:
         self._directory = None if directory is None else Path(directory).absolute()
         self._wanted_port = port
         self._durable = directory is not None if durable is None else durable
@@ -91,7 +94,9 @@ class EmbeddedServer(ABC):
 
     def __repr__(self) -> str:
         state = f"pid={self._process.pid}" if self._process is not None and self.is_running else "stopped"
-        return f"{type(self).__name__}(directory={str(self._directory) if self._directory else None!r}, {state})"
+        return (
+            f"{type(self).__name__}(directory={str(self._directory) if self._directory else None!r}, {state})"
+        )
 
     @property
     def is_running(self) -> bool:
@@ -245,3 +250,19 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def shut_down(runtime: Path, supervisor_pid: int) -> None:
+    """Stop a server that was left to another process, and wait until it is gone; nothing when it is gone already."""
+    try:
+        lock = DirectoryLock(runtime)
+    except OSError:
+        return
+    try:
+        # Only a held lock shows that the supervisor lives; its process id alone could be somebody else's by now.
+        if not lock.acquire(blocking=False):
+            os.kill(supervisor_pid, signal.SIGTERM)
+            lock.acquire(blocking=True)
+    finally:
+        lock.release()
+        remove_directory(runtime)

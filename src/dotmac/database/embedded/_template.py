@@ -51,7 +51,9 @@ REVOKE CREATE ON SCHEMA public FROM PUBLIC
 """
 
 
-def copy_template(binaries: PostgresBinaries, identity: Identity, destination: Path, *, durable: bool) -> None:
+def copy_template(
+    binaries: PostgresBinaries, identity: Identity, destination: Path, *, durable: bool
+) -> None:
     """Make ``destination`` a data directory with the roles and the database ``app``.
 
     Args:
@@ -171,7 +173,15 @@ def _single_user(bin_dir: Path, identity: Identity, workshop: Path, database: st
     script = workshop / "statements.sql"
     script.write_text(statements)
     identity.give(script)
-    command = [str(bin_dir / "postgres"), "--single", "-D", str(workshop / "data"), "-c", "fsync=off", database]
+    command = [
+        str(bin_dir / "postgres"),
+        "--single",
+        "-D",
+        str(workshop / "data"),
+        "-c",
+        "fsync=off",
+        database,
+    ]
     _run(command, identity, workshop, stdin=script)
 
 

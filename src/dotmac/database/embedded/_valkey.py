@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dotmac.database.embedded._binaries import find_valkey
 from dotmac.database.embedded._credentials import Credentials
-from dotmac.database.embedded._server import EmbeddedServer
+from dotmac.database.embedded._server import EmbeddedServer, shut_down
 
 if TYPE_CHECKING:
     from dotmac.database.embedded._identity import Identity
@@ -48,6 +48,10 @@ class ValkeyAddress:
         if not self.port:
             raise ValueError("This Valkey has no TCP port: start it with EmbeddedValkey(tcp=True) or port=….")
         return f"redis://:{self.password}@127.0.0.1:{self.port}/{database}"
+
+    def shut_down(self) -> None:
+        """Stop a server that `EmbeddedValkey.detach` left running, and wait until it is gone."""
+        shut_down(self.socket_path.parent.parent, self.supervisor_pid)
 
     def to_json(self) -> dict[str, Any]:
         """Everything another process needs, the password included."""
@@ -174,7 +178,9 @@ class EmbeddedValkey(EmbeddedServer):
                     return False
         except OSError:
             return False
-        self._address = ValkeyAddress(path, port, self._running_process().supervisor_pid, self._credentials.app)
+        self._address = ValkeyAddress(
+            path, port, self._running_process().supervisor_pid, self._credentials.app
+        )
         return True
 
     def _stop_plan(self) -> list[tuple[str, float]]:

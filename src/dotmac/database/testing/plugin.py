@@ -1,0 +1,217 @@
+"""The pytest plugin: real servers for a test run, a database per worker, and a rollback after each test.
+
+Nothing is started before a test asks for it, and importing this module imports neither SQLAlchemy nor a driver.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from dotmac.database.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from sqlalchemy import Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+    from sqlalchemy.orm import Session
+
+    from dotmac.database.testing._servers import PostgresServer, WorkerDatabase
+    from dotmac.database.testing._shared import TestRun
+    from dotmac.database.testing._statements import StatementLog
+
+try:
+    from pytest_asyncio import fixture as async_fixture
+except ImportError:  # the async fixtures then fail in pytest's own words; the others work
+    async_fixture = pytest.fixture  # type: ignore[assignment]
+
+_VERSIONS = ("18", "17", "system")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that choose servers; each has an environment variable too."""
+    group = parser.getgroup("dotmac-database", "real database servers")
+    for option, what in (
+        ("pg", "PostgreSQL to use as its administrator, instead of starting one"),
+        ("redis", "Redis or Valkey to use, instead of starting one"),
+        ("mysql", "MySQL or MariaDB to use; tests that need one are skipped without it"),
+    ):
+        group.addoption(
+            f"--{option}-url",
+            metavar="URL",
+            default=os.environ.get(f"DOTMAC_TEST_{option.upper()}_URL"),
+            help=f"{what} (DOTMAC_TEST_{option.upper()}_URL).",
+        )
+    group.addoption(
+        "--pg-version",
+        choices=_VERSIONS,
+        default=os.environ.get("DOTMAC_TEST_PG_VERSION", "18"),
+        help="PostgreSQL to start (DOTMAC_TEST_PG_VERSION); default 18.",
+    )
+
+
+_RUN = pytest.StashKey["TestRun"]()
+
+
+def _run_of(config: pytest.Config) -> TestRun:
+    from dotmac.database.testing._shared import TestRun  # noqa: PLC0415 - the plugin imports lightly
+
+    if _RUN not in config.stash:
+        workerinput = getattr(config, "workerinput", None)
+        config.stash[_RUN] = TestRun.begin() if workerinput is None else TestRun.join(workerinput)
+    return config.stash[_RUN]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell an xdist worker where the run's shared directory is."""
+    node.workerinput["dotmac_test_run"] = _run_of(node.config).invitation()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the run's servers, in the process that owns them."""
+    run = config.stash.get(_RUN, None)
+    if run is None or run.owner_pid != os.getpid():
+        return
+    from dotmac.database.testing._servers import end_servers  # noqa: PLC0415 - the plugin imports lightly
+
+    del config.stash[_RUN]
+    try:
+        end_servers(run)
+    finally:
+        run.end()
+
+
+@pytest.fixture(scope="session")
+def dotmac_postgres(request: pytest.FixtureRequest) -> PostgresServer:
+    """A running PostgreSQL, shared by all workers: ``url()``, ``create_database()``, ``drop_database()``."""
+    from dotmac.database.testing._servers import postgres_for  # noqa: PLC0415 - the plugin imports lightly
+
+    options = request.config.option
+    try:
+        return postgres_for(_run_of(request.config), url=options.pg_url, version=options.pg_version)
+    except DatabaseError as error:
+        pytest.fail(f"{error} To use a server that runs already, pass --pg-url.", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def dotmac_migrate() -> Callable[[str], Awaitable[object] | object]:
+    """Override this with a function, plain or async, that migrates the database at the URL it is given.
+
+    It is called once per run, on the template that every worker's database is copied from.
+    """
+
+    def nothing(url: str) -> None:
+        del url
+
+    return nothing
+
+
+@pytest.fixture(scope="session")
+def dotmac_database(
+    request: pytest.FixtureRequest,
+    dotmac_postgres: PostgresServer,
+    dotmac_migrate: Callable[[str], Awaitable[object] | object],
+) -> Iterator[WorkerDatabase]:
+    """A database of this worker's own, migrated by `dotmac_migrate`: ``name``, ``url(driver, role)``."""
+    from dotmac.database.testing._servers import WorkerDatabase, make_template  # noqa: PLC0415 - the plugin imports lightly
+
+    run = _run_of(request.config)
+    template = make_template(run, dotmac_postgres, dotmac_migrate)
+    name = f"{run.prefix}_{run.worker}"
+    dotmac_postgres.create_database(name, template)
+    yield WorkerDatabase(dotmac_postgres, name)
+    dotmac_postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def dotmac_engine(dotmac_database: WorkerDatabase) -> Iterator[AsyncEngine]:
+    """An async engine on this worker's database; it keeps no connections, so any event loop may use it."""
+    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - the plugin imports lightly
+    from sqlalchemy.pool import NullPool  # noqa: PLC0415 - the plugin imports lightly
+
+    from dotmac.database.testing._servers import async_driver  # noqa: PLC0415 - the plugin imports lightly
+
+    engine = create_async_engine(dotmac_database.url(async_driver()), poolclass=NullPool)
+    yield engine
+    engine.sync_engine.dispose()
+
+
+@async_fixture
+async def dotmac_session(dotmac_engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+    """An async session; what the test writes, commits included, is rolled back after it."""
+    from sqlalchemy.ext.asyncio import AsyncSession  # noqa: PLC0415 - the plugin imports lightly
+
+    async with dotmac_engine.connect() as connection:
+        transaction = await connection.begin()
+        session = AsyncSession(connection, join_transaction_mode="create_savepoint", expire_on_commit=False)
+        try:
+            yield session
+        finally:
+            await session.close()
+            await transaction.rollback()
+
+
+@pytest.fixture(scope="session")
+def dotmac_sync_engine(dotmac_database: WorkerDatabase) -> Iterator[Engine]:
+    """A blocking engine (psycopg) on this worker's database."""
+    from sqlalchemy import create_engine  # noqa: PLC0415 - the plugin imports lightly
+    from sqlalchemy.pool import NullPool  # noqa: PLC0415 - the plugin imports lightly
+
+    try:
+        engine = create_engine(dotmac_database.url("psycopg"), poolclass=NullPool)
+    except ModuleNotFoundError:
+        pytest.fail("The blocking fixtures need psycopg: install 'dotmac-database[pg]'.", pytrace=False)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def dotmac_sync_session(dotmac_sync_engine: Engine) -> Iterator[Session]:
+    """A blocking session; what the test writes, commits included, is rolled back after it."""
+    from sqlalchemy.orm import Session  # noqa: PLC0415 - the plugin imports lightly
+
+    with dotmac_sync_engine.connect() as connection:
+        transaction = connection.begin()
+        session = Session(connection, join_transaction_mode="create_savepoint", expire_on_commit=False)
+        try:
+            yield session
+        finally:
+            session.close()
+            transaction.rollback()
+
+
+@pytest.fixture(scope="session")
+def redis_url(request: pytest.FixtureRequest) -> str:
+    """URL of a Redis or Valkey; of our own one, each worker gets another numbered database."""
+    given = cast("str | None", request.config.option.redis_url)
+    if given:
+        return given
+    from dotmac.database.testing._servers import valkey_for  # noqa: PLC0415 - the plugin imports lightly
+
+    run = _run_of(request.config)
+    try:
+        return valkey_for(run).tcp_url(run.worker_number)
+    except DatabaseError as error:
+        pytest.fail(f"{error} To use a server that runs already, pass --redis-url.", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def mysql_url(request: pytest.FixtureRequest) -> str:
+    """URL of a MySQL or MariaDB that runs already; tests that need it are skipped without one."""
+    given = cast("str | None", request.config.option.mysql_url)
+    if not given:
+        pytest.skip("needs a MySQL or MariaDB: pass --mysql-url or set DOTMAC_TEST_MYSQL_URL")
+    return given
+
+
+@pytest.fixture(scope="session")
+def count_statements() -> Callable[..., AbstractContextManager[StatementLog]]:
+    """A context manager that counts: ``with count_statements(engine, exactly=2): …`` or ``at_most=2``."""
+    from dotmac.database.testing._statements import count_statements as count  # noqa: PLC0415 - the plugin imports lightly
+
+    return count
