@@ -1,0 +1,186 @@
+"""One database for asyncio code: an engine per event loop, made on first use, and its sessions.
+
+A driver connection belongs to the loop it was opened on. So each running loop has an engine of its own, which is
+disposed when that loop shuts down: a second ``asyncio.run`` never meets the first one's connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self
+
+from sqlalchemy import event, text
+
+from dotmac.database.engine._connect import cut_off
+from dotmac.database.engine._create import create_async_engine, settings_from
+from dotmac.database.engine._read_only import read_only
+from dotmac.database.engine._sessions import create_session_factory, with_async_session
+from dotmac.database.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
+
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+    from dotmac.database.engine._create import Source
+
+    _PerLoop = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, "_Parts"]
+
+_HEALTH_SECONDS = 5.0
+
+
+class AsyncDatabase:
+    """A database for asyncio code. Nothing connects before the first session is used.
+
+    Takes a URL, `DatabaseSettings` or nothing (the environment), and engine arguments. It may be made at import
+    time and used from any event loop. After `dispose` it can be used again, with a fresh pool.
+
+    Example:
+        >>> async def answer() -> int:
+        ...     async with AsyncDatabase("sqlite+aiosqlite:///:memory:") as database:
+        ...         async with database.create_session() as session:
+        ...             return (await session.connection()).dialect.name
+        >>> asyncio.run(answer())
+        'sqlite'
+    """
+
+    def __init__(self, url: Source = None, **engine_arguments: Any) -> None:
+        self.settings = settings_from(url)
+        self._arguments = engine_arguments
+        self._lock = threading.Lock()
+        self._per_loop: _PerLoop = weakref.WeakKeyDictionary()
+
+    def __repr__(self) -> str:
+        return f"AsyncDatabase({self.settings.address!r})"
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The running event loop's engine, for the primary.
+
+        Raises:
+            ConfigurationError: No event loop runs here.
+        """
+        return self._current().engine
+
+    @property
+    def session_factory(self) -> async_sessionmaker[AsyncSession]:
+        """Makes sessions, for the running event loop, that the caller commits and closes."""
+        return self._current().factory
+
+    def create_session(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """A session on the primary that commits when the block ends well and rolls back when it does not."""
+        return with_async_session(lambda: self._current().factory())
+
+    write_session = create_session
+
+    def read_session(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """A session that is read-only at the server; on the replica where one is configured."""
+        return with_async_session(lambda: self._current().read_factory())
+
+    async def health(self, timeout_seconds: float = _HEALTH_SECONDS) -> float:
+        """Seconds one new round trip to the primary takes; raises what connecting or asking raises.
+
+        Raises:
+            TimeoutError: No answer within ``timeout_seconds``.
+        """
+        started = time.perf_counter()
+        async with asyncio.timeout(timeout_seconds), self.engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+        return time.perf_counter() - started
+
+    async def check(self, timeout_seconds: float = _HEALTH_SECONDS) -> bool:
+        """True when the primary answers within ``timeout_seconds``."""
+        try:
+            await self.health(timeout_seconds)
+        except Exception:  # noqa: BLE001 - whatever the reason, it does not answer
+            return False
+        return True
+
+    async def dispose(self) -> None:
+        """Close the running loop's pooled connections. The next use starts a fresh pool."""
+        with self._lock:
+            parts = self._per_loop.pop(asyncio.get_running_loop(), None)
+        if parts is not None:
+            await parts.dispose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.dispose()
+
+    def _current(self) -> _Parts:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ConfigurationError(
+                "AsyncDatabase needs a running event loop: its connections belong to one. Use it inside "
+                "asyncio.run(…), or use Database for blocking code."
+            ) from None
+        parts = self._per_loop.get(loop)
+        if parts is None:
+            with self._lock:
+                for ended in [known for known in self._per_loop if known.is_closed()]:
+                    self._per_loop.pop(ended).abandon()
+                parts = self._per_loop[loop] = _Parts(self)
+                parts.dispose_with(loop, self._per_loop)
+        return parts
+
+
+class _Parts:
+    """What one event loop uses of a database."""
+
+    def __init__(self, database: AsyncDatabase) -> None:
+        settings, arguments = database.settings, database._arguments  # noqa: SLF001 - one thing in two pieces
+        self.engine = create_async_engine(settings, **arguments)
+        replica = settings.for_reading()
+        self.read_engine = self.engine if replica is settings else create_async_engine(replica, **arguments)
+        self.factory = create_session_factory(self.engine)
+        self.read_factory = create_session_factory(read_only(self.read_engine))
+        self._entries: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
+        for engine in {self.engine, self.read_engine}:
+            event.listen(engine.sync_engine, "connect", self._remember)
+        self._at_shutdown: AsyncGenerator[None, None] | None = None
+
+    def _remember(self, _connection: object, entry: ConnectionPoolEntry) -> None:
+        self._entries.add(entry)
+
+    def dispose_with(self, loop: asyncio.AbstractEventLoop, known: _PerLoop) -> None:
+        """Dispose when ``loop`` shuts down.
+
+        A loop closes its suspended async generators before it ends, while it can still close connections
+        (PEP 525). Starting one, up to its yield, needs no await.
+        """
+
+        async def wait_for_shutdown() -> AsyncGenerator[None, None]:
+            try:
+                yield
+            finally:
+                known.pop(loop, None)
+                await self._close()
+
+        self._at_shutdown = wait_for_shutdown()
+        with suppress(StopIteration):
+            self._at_shutdown.asend(None).send(None)
+
+    async def dispose(self) -> None:
+        if self._at_shutdown is not None:
+            await self._at_shutdown.aclose()
+
+    async def _close(self) -> None:
+        await self.engine.dispose()
+        if self.read_engine is not self.engine:
+            await self.read_engine.dispose()
+
+    def abandon(self) -> None:
+        """Close what is left of a loop that ended without shutting down, for example by ``loop.close()``."""
+        for entry in self._entries:
+            cut_off(entry.driver_connection)
+            entry.dbapi_connection = None
