@@ -14,7 +14,7 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
-from dotmac.database.alembic import _filters, _render
+from dotmac.database.alembic import _compare, _filters, _render
 from dotmac.database.alembic._engines import SQLITE_BEGIN, with_connection
 from dotmac.database.alembic._hints import add_hint
 from dotmac.database.alembic._locks import (
@@ -73,8 +73,8 @@ def run_migrations(
         include_schemas: True compares every schema the models mention; names compare those; False the default schema.
         version_table: Table that holds the current revision.
         version_table_schema: Its schema; created if it is missing.
-        compare_type: Autogenerate notices changed column types.
-        compare_server_default: Autogenerate notices changed server defaults.
+        compare_type: Autogenerate notices changed column types; True also knows types that a database spells otherwise.
+        compare_server_default: Autogenerate notices changed server defaults; True as for types.
         render_item: Alembic's hook; ours writes plain SQLAlchemy types into revisions.
         render_as_batch: Write ALTERs as batch operations. Default: on SQLite, which needs them.
         transaction_per_migration: Commit after each revision, so that a failed one keeps those before it and autocommit
@@ -105,8 +105,10 @@ def run_migrations(
             "include_schemas": bool(include_schemas),
             "version_table": version_table,
             "version_table_schema": version_table_schema,
-            "compare_type": compare_type,
-            "compare_server_default": compare_server_default,
+            "compare_type": _compare.compare_type if compare_type is True else compare_type,
+            "compare_server_default": (
+                _compare.compare_server_default if compare_server_default is True else compare_server_default
+            ),
             "render_item": render_item,
         }
         | options,
