@@ -141,9 +141,8 @@ def _inspect(bin_dir: Path) -> PostgresBinaries:
             f"{bin_dir} holds no postgres and initdb. Pass the directory that `pg_config --bindir` prints."
         )
     try:
-        answer = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, check=False, env={"LC_ALL": "C"}
-        )  # noqa: S603 - the caller chose it
+        command = [str(program), "--version"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, env={"LC_ALL": "C"})  # noqa: S603 - the caller chose it
     except OSError as error:
         raise EmbeddedServerError(
             f"{program} does not run on this machine: {error.strerror}. Use version='system' or bin_dir=…"

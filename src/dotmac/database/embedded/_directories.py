@@ -10,10 +10,12 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import time
 from pathlib import Path
 
+from dotmac.database.embedded._identity import server_identity
 from dotmac.database.errors import EmbeddedServerError
 
 LOCK_NAME = "in-use.lock"
@@ -21,14 +23,17 @@ LOCK_NAME = "in-use.lock"
 _PREFIX = "dotmac-db-"
 # sun_path holds 104 bytes on macOS and 108 on Linux, and "s/.s.PGSQL.65535" follows.
 _LONGEST_BASE = 60
+# Their makers may stand between making the directory, its lock file, and taking the lock.
+_NEWEST_SWEPT_SECONDS = 2
 _UNLOCKED_GRACE_SECONDS = 3600
 
 
 class DirectoryLock:
     """An exclusive lock on a directory, held until `release` and by every process that inherits `descriptor`."""
 
-    def __init__(self, directory: Path) -> None:
-        self.descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    def __init__(self, directory: Path, *, create: bool = True) -> None:
+        flags = os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+        self.descriptor = os.open(directory / LOCK_NAME, flags, 0o600)
 
     def acquire(self, *, blocking: bool) -> bool:
         """Take the lock; False when another holds it and ``blocking`` is off."""
@@ -77,24 +82,26 @@ def remove_directory(directory: Path) -> None:
 
 
 def _sweep(base: Path) -> None:
+    identity = server_identity()
+    owners = {os.getuid(), identity.user[0]} if identity.user else {os.getuid()}
     for directory in base.glob(_PREFIX + "*"):
         with contextlib.suppress(OSError):
-            _sweep_one(directory)
+            _sweep_one(directory, owners)
 
 
-def _sweep_one(directory: Path) -> None:
+def _sweep_one(directory: Path, owners: set[int]) -> None:
     status = directory.lstat()
-    if status.st_uid != os.getuid() or not directory.is_dir() or directory.is_symlink():
+    age = time.time() - status.st_mtime
+    if status.st_uid not in owners or not stat.S_ISDIR(status.st_mode) or age < _NEWEST_SWEPT_SECONDS:
         return
-    if not (directory / LOCK_NAME).exists():
-        # Its maker may stand between mkdir and lock; only an old one is surely abandoned.
-        if time.time() - status.st_mtime > _UNLOCKED_GRACE_SECONDS:
+    try:
+        lock = DirectoryLock(directory, create=False)
+    except FileNotFoundError:
+        if age > _UNLOCKED_GRACE_SECONDS:
             remove_directory(directory)
         return
-    lock = DirectoryLock(directory)
     try:
-        # A file younger than a moment may not be locked yet by its maker.
-        if time.time() - status.st_mtime > 1 and lock.acquire(blocking=False):
+        if lock.acquire(blocking=False):
             remove_directory(directory)
     finally:
         lock.release()

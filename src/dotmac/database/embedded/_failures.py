@@ -21,6 +21,15 @@ _REASON = re.compile(
 )
 
 
+class DirectoryInUseError(EmbeddedServerError):
+    """A live server works in the directory."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(
+            f"{directory} is in use by a running server. Stop that one first, or choose another directory."
+        )
+
+
 class PortTakenError(EmbeddedServerError):
     """Another program listens on the port."""
 
@@ -60,11 +69,4 @@ def disk_full(directory: Path) -> EmbeddedServerError:
     return EmbeddedServerError(
         f"The disk that holds {directory} is full. Make room, or choose another place (TMPDIR, directory=…); an empty "
         f"PostgreSQL takes about 50 MB."
-    )
-
-
-def in_use(directory: Path) -> EmbeddedServerError:
-    """The error for a directory that a live server works in."""
-    return EmbeddedServerError(
-        f"{directory} is in use by a running server. Stop that one first, or choose another directory."
     )

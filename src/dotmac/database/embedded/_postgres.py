@@ -207,7 +207,7 @@ def _remove_stale_pid_file(data: Path, home: Path) -> None:
         return
     # Nothing of ours lives, since we hold the lock; but a server may have been started here by hand.
     if _is_postmaster_of(_first_number(pid_file), data):
-        raise _failures.in_use(home)
+        raise _failures.DirectoryInUseError(home)
     pid_file.unlink()
 
 

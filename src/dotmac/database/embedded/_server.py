@@ -191,7 +191,7 @@ class EmbeddedServer(ABC):
         lock = DirectoryLock(directory)
         self._locks.append(lock)
         if not lock.acquire(blocking=False):
-            raise _failures.in_use(directory)
+            raise _failures.DirectoryInUseError(directory)
 
     def _launch(self) -> None:
         for attempt in range(_FREE_PORT_ATTEMPTS):
@@ -255,7 +255,7 @@ def free_port() -> int:
 def shut_down(runtime: Path, supervisor_pid: int) -> None:
     """Stop a server that was left to another process, and wait until it is gone; nothing when it is gone already."""
     try:
-        lock = DirectoryLock(runtime)
+        lock = DirectoryLock(runtime, create=False)
     except OSError:
         return
     try:

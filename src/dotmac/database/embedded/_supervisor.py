@@ -99,10 +99,7 @@ def _report(**fields: Any) -> None:
 def _spawn(task: dict[str, Any]) -> subprocess.Popen[bytes]:
     log = os.open(task["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     source = os.open(task["stdin"] or os.devnull, os.O_RDONLY)
-    options: dict[str, Any] = {}
-    if task["user"] is not None:
-        uid, gid = task["user"]
-        options = {"user": uid, "group": gid, "extra_groups": []}
+    uid, gid = task["user"] or (None, None)
     try:
         return subprocess.Popen(  # noqa: S603 - argv comes from our own parent process
             task["argv"],
@@ -115,7 +112,9 @@ def _spawn(task: dict[str, Any]) -> subprocess.Popen[bytes]:
             # Its own session: signals meant for the owner's terminal or group never reach the server.
             start_new_session=True,
             preexec_fn=_die_with_parent(_signal(task["stop"][0][0])),  # noqa: PLW1509 - one thread here
-            **options,
+            user=uid,
+            group=gid,
+            extra_groups=None if uid is None else [],
         )
     finally:
         os.close(log)

@@ -211,7 +211,7 @@ def mysql_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def count_statements() -> Callable[..., AbstractContextManager[StatementLog]]:
-    """A context manager that counts: ``with count_statements(engine, exactly=2): …`` or ``at_most=2``."""
+    """A context manager that fails on a wrong number of statements, given ``exactly=2`` or ``at_most=2``."""
     from dotmac.database.testing._statements import count_statements as count  # noqa: PLC0415 - the plugin imports lightly
 
     return count
