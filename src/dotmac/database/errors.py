@@ -63,7 +63,9 @@ class EntityNotFoundError(DatabaseError, LookupError):
     """
 
     def __init__(self, model: str, key: Any) -> None:
-        super().__init__(f"{model} with key {key!s} was not found (or is deleted, or belongs to another tenant).")
+        super().__init__(
+            f"{model} with key {key!s} was not found (or is deleted, or belongs to another tenant)."
+        )
         self.model = model
         self.key = key
 

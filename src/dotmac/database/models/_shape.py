@@ -1,0 +1,93 @@
+"""What a mapped class is made of, worked out once: key, tenant and soft-delete columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Column
+from sqlalchemy import inspect as sa_inspect
+from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.orm import Mapper
+
+if TYPE_CHECKING:
+    from sqlalchemy import Table
+    from sqlalchemy.orm import InstrumentedAttribute
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelShape:
+    """Facts about one mapped class, declarative, SQLModel or imperative alike.
+
+    Attributes:
+        model: The class.
+        mapper: Its mapper.
+        table: The table that rows are written to.
+        name: The class's name, for messages.
+        key: Attributes of the primary key, in order, without the tenant.
+        tenant: The attribute that holds the tenant, or None if rows belong to no tenant.
+        deleted_at: The attribute that marks soft-deleted rows, or None.
+        columns: Every column attribute by name.
+        relationships: Names of the relationships.
+    """
+
+    model: type[Any]
+    mapper: Mapper[Any]
+    table: Table
+    name: str
+    key: tuple[InstrumentedAttribute[Any], ...]
+    tenant: InstrumentedAttribute[Any] | None
+    deleted_at: InstrumentedAttribute[Any] | None
+    columns: dict[str, InstrumentedAttribute[Any]] = field(repr=False)
+    relationships: frozenset[str] = field(repr=False)
+
+    @property
+    def identity(self) -> tuple[InstrumentedAttribute[Any], ...]:
+        """Attributes of the whole primary key, the tenant included, in the mapper's order."""
+        return tuple(
+            self.columns[self.mapper.get_property_by_column(column).key] for column in self.mapper.primary_key
+        )
+
+
+_shapes: dict[Mapper[Any], ModelShape] = {}
+
+
+def describe(model: type[Any]) -> ModelShape:
+    """The shape of a mapped class; computed once per class.
+
+    Raises:
+        TypeError: ``model`` is not a mapped class.
+    """
+    try:
+        mapper = sa_inspect(model)
+    except NoInspectionAvailable:
+        mapper = None
+    if not isinstance(mapper, Mapper):
+        raise TypeError(f"{model!r} is not a mapped class: a repository needs a model with a table.")
+    shape = _shapes.get(mapper)
+    if shape is None:
+        shape = _shapes[mapper] = _describe(model, mapper)
+    return shape
+
+
+def _describe(model: type[Any], mapper: Mapper[Any]) -> ModelShape:
+    columns = {
+        attribute.key: getattr(model, attribute.key)
+        for attribute in mapper.column_attrs
+        if isinstance(attribute.columns[0], Column)
+    }
+    scoped = getattr(model, "__tenant_scoped__", True)
+    tenant = columns.get("tenant_id") if scoped else None
+    identity = [columns[mapper.get_property_by_column(column).key] for column in mapper.primary_key]
+    key = tuple(attribute for attribute in identity if attribute is not tenant) or tuple(identity)
+    return ModelShape(
+        model=model,
+        mapper=mapper,
+        table=mapper.local_table,  # type: ignore[arg-type] # a repository's model is mapped to a Table
+        name=model.__name__,
+        key=key,
+        tenant=tenant,
+        deleted_at=columns.get("deleted_at"),
+        columns=columns,
+        relationships=frozenset(mapper.relationships.keys()),
+    )

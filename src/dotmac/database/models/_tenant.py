@@ -1,0 +1,16 @@
+"""Rows that belong to a tenant."""
+
+from __future__ import annotations
+
+from sqlalchemy import String
+from sqlalchemy.orm import Mapped, mapped_column
+
+
+class TenantAwareMixin:
+    """``tenant_id``, indexed. Repositories fill it in, and see only the bound tenant's rows.
+
+    For new tables prefer `TenantModel`, whose keys carry the tenant.
+    A model that has a ``tenant_id`` column but is not divided by tenant says ``__tenant_scoped__ = False``.
+    """
+
+    tenant_id: Mapped[str] = mapped_column(String(255), index=True, sort_order=-900)

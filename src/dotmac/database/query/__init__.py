@@ -1,0 +1,69 @@
+"""Options in, statements out: everything about queries that needs no database to decide."""
+
+from dotmac.database.query._cursor import encode_value, seal, unseal
+from dotmac.database.query._keyset import SortKey, total_order
+from dotmac.database.query._operations import Operations, Policy
+from dotmac.database.query._options import (
+    MAX_PER_PAGE,
+    CountMode,
+    CursorPaginationParams,
+    Filter,
+    FilterGroup,
+    FilterOperator,
+    NullsOrder,
+    OptionsLike,
+    PaginationParams,
+    QueryFilter,
+    QueryOptions,
+    SortField,
+    SortOrder,
+    as_filters,
+    as_options,
+)
+from dotmac.database.query._pages import CursorPaginationResult, PaginationResult
+from dotmac.database.query._paging import Cursors, cursor_paged, paged
+from dotmac.database.query._statements import counting, deferred_join, ordered
+from dotmac.database.query._steps import Copy, Delete, Execute, Flush, Step, Steps
+from dotmac.database.query._values import DataLike
+from dotmac.database.query._violations import translated
+
+__all__ = [
+    "MAX_PER_PAGE",
+    "Copy",
+    "CountMode",
+    "CursorPaginationParams",
+    "CursorPaginationResult",
+    "DataLike",
+    "Cursors",
+    "Delete",
+    "Execute",
+    "Filter",
+    "FilterGroup",
+    "FilterOperator",
+    "Flush",
+    "NullsOrder",
+    "Operations",
+    "OptionsLike",
+    "PaginationParams",
+    "PaginationResult",
+    "Policy",
+    "QueryFilter",
+    "QueryOptions",
+    "SortField",
+    "SortKey",
+    "SortOrder",
+    "Step",
+    "Steps",
+    "as_filters",
+    "as_options",
+    "counting",
+    "cursor_paged",
+    "deferred_join",
+    "encode_value",
+    "ordered",
+    "paged",
+    "seal",
+    "total_order",
+    "translated",
+    "unseal",
+]

@@ -1,0 +1,153 @@
+"""Values brought to a column's type: ISO strings become datetimes and UUIDs; what does not fit is a ValidationError."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import pydantic
+from sqlalchemy import ARRAY, JSON, BigInteger, DateTime, Enum, Integer, Numeric, SmallInteger, String
+from sqlalchemy.types import TypeDecorator
+
+from dotmac.database.errors import ValidationError
+from dotmac.database.models import UTCDateTime
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import InstrumentedAttribute
+    from sqlalchemy.types import TypeEngine
+
+_BITS = ((SmallInteger, 16), (BigInteger, 64), (Integer, 32))
+
+
+def coerce(attribute: InstrumentedAttribute[Any], value: Any, *, model: str) -> Any:
+    """``value`` as the column's Python type; None stays None.
+
+    Raises:
+        ValidationError: It cannot be; the message names the field and the type, never the value.
+    """
+    if value is None:
+        return None
+    column_type = attribute.type
+    if type(value) is str and type(column_type) is String:
+        return _text(value, attribute.key, model)
+    return _coerce(column_type, value, attribute.key, model)
+
+
+def _coerce(column_type: TypeEngine[Any], value: Any, field: str, model: str) -> Any:
+    if isinstance(column_type, Enum):
+        return _enum_member(column_type, value, field, model)
+    if isinstance(column_type, JSON):
+        return value
+    if isinstance(column_type, ARRAY):
+        if not isinstance(value, list | tuple | set | frozenset):
+            raise _misfit(field, model, "a list")
+        return [_coerce(column_type.item_type, item, field, model) for item in value]
+    python_type = python_type_of(column_type)
+    if python_type is None:
+        return value
+    if not isinstance(value, python_type) or (python_type is int and isinstance(value, bool)):
+        value = _parse(python_type, value, field, model)
+    if isinstance(value, str):
+        return _text(value, field, model)
+    if isinstance(value, dt.datetime) and _wants_timezone(column_type) and value.tzinfo is None:
+        return value.replace(tzinfo=dt.UTC)
+    if isinstance(value, int):
+        return _integer(column_type, value, field, model)
+    return value
+
+
+def python_type_of(column_type: TypeEngine[Any]) -> type[Any] | None:
+    """The Python type of a column's values, or None where SQLAlchemy does not know it."""
+    try:
+        return column_type.python_type
+    except NotImplementedError:
+        return None
+
+
+def _wants_timezone(column_type: TypeEngine[Any]) -> bool:
+    return isinstance(column_type, UTCDateTime) or (
+        isinstance(column_type, DateTime) and bool(column_type.timezone)
+    )
+
+
+@lru_cache(maxsize=256)
+def _adapter(python_type: type[Any]) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(python_type, config=pydantic.ConfigDict(arbitrary_types_allowed=True))
+
+
+def _parse(python_type: type[Any], value: Any, field: str, model: str) -> Any:
+    if python_type is dt.datetime and isinstance(value, dt.date):
+        return dt.datetime.combine(value, dt.time())
+    if isinstance(value, bool) and python_type is not bool:
+        raise _misfit(field, model, python_type.__name__)
+    try:
+        return _adapter(python_type).validate_python(value)
+    except (pydantic.ValidationError, pydantic.PydanticSchemaGenerationError):
+        raise _misfit(field, model, python_type.__name__) from None
+
+
+def _text(value: str, field: str, model: str) -> str:
+    if "\x00" in value:
+        raise ValidationError(
+            f"{model}.{field}: text must not hold a NUL character.", model=model, field=field
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValidationError(
+            f"{model}.{field}: text must be valid Unicode (it holds a lone surrogate).",
+            model=model,
+            field=field,
+        ) from None
+    return value
+
+
+def _integer(column_type: TypeEngine[Any], value: int, field: str, model: str) -> int:
+    bits = next((bits for kind, bits in _BITS if isinstance(column_type, kind)), None)
+    if bits is not None and not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
+        raise _misfit(field, model, f"an integer of {bits} bits")
+    return value
+
+
+def _enum_member(column_type: Enum, value: Any, field: str, model: str) -> Any:
+    members = column_type.enum_class
+    if members is None:
+        if isinstance(value, str) and value in column_type.enums:
+            return value
+        raise _misfit(field, model, f"one of {', '.join(column_type.enums)}")
+    if isinstance(value, members):
+        return value
+    try:
+        return members(value)
+    except ValueError:
+        if isinstance(value, str) and value in members.__members__:
+            return members[value]
+    raise _misfit(field, model, f"one of {', '.join(_labels(members))}")
+
+
+def _labels(members: type[enum.Enum]) -> list[str]:
+    return [str(member.value) for member in members]
+
+
+def _misfit(field: str, model: str, expected: str) -> ValidationError:
+    return ValidationError(
+        f"{model}.{field}: the value given does not fit; expected {expected}.", model=model, field=field
+    )
+
+
+def is_textual(column_type: TypeEngine[Any]) -> bool:
+    """True for columns that LIKE makes sense on."""
+    return isinstance(column_type, String) and not isinstance(column_type, Enum)
+
+
+def is_sortable(column_type: TypeEngine[Any]) -> bool:
+    """True for columns with one total order on every database."""
+    inner = column_type.impl_instance if isinstance(column_type, TypeDecorator) else column_type
+    return not isinstance(inner, JSON | ARRAY)
+
+
+def is_inexact(column_type: TypeEngine[Any]) -> bool:
+    """True for floating point, where a stored value may not equal what was read of it."""
+    return isinstance(column_type, Numeric) and not column_type.asdecimal

@@ -1,0 +1,221 @@
+"""Filters to SQL conditions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ARRAY, JSON, and_, false, not_, or_, true
+
+from dotmac.database.errors import ValidationError
+from dotmac.database.models import describe
+from dotmac.database.query._coercion import coerce, is_textual
+from dotmac.database.query._fields import FieldPath, require_allowed, resolve_field
+from dotmac.database.query._options import Filter, FilterGroup, FilterOperator, QueryFilter
+from dotmac.database.tenancy import Scope, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from sqlalchemy import ColumnElement
+
+    from dotmac.database.models import ModelShape
+
+_MAX_DEPTH = 16
+_MAX_IN_VALUES = 30_000  # PostgreSQL's protocol has 65,535 parameters a statement, asyncpg 32,767
+
+_Op = FilterOperator
+
+_COMPARISONS: dict[FilterOperator, Callable[[Any, Any], ColumnElement[bool]]] = {
+    _Op.EQ: lambda column, value: column == value,
+    _Op.NE: lambda column, value: column != value,
+    _Op.GT: lambda column, value: column > value,
+    _Op.GTE: lambda column, value: column >= value,
+    _Op.LT: lambda column, value: column < value,
+    _Op.LTE: lambda column, value: column <= value,
+}
+
+_TEXT_MATCHES: dict[FilterOperator, Callable[[Any, str], ColumnElement[bool]]] = {
+    _Op.LIKE: lambda column, text: (
+        column.like(text) if "%" in text else column.contains(text, autoescape=True)
+    ),
+    _Op.ILIKE: lambda column, text: (
+        column.ilike(text) if "%" in text else column.icontains(text, autoescape=True)
+    ),
+    _Op.CONTAINS: lambda column, text: column.contains(text, autoescape=True),
+    _Op.ICONTAINS: lambda column, text: column.icontains(text, autoescape=True),
+    _Op.STARTS_WITH: lambda column, text: column.startswith(text, autoescape=True),
+    _Op.ENDS_WITH: lambda column, text: column.endswith(text, autoescape=True),
+}
+
+
+def conditions(
+    shape: ModelShape, filters: Iterable[Filter], scope: Scope, allowed: Collection[str] | None = None
+) -> list[ColumnElement[bool]]:
+    """SQL for ``filters``; related rows reached through ``relation.field`` obey ``scope`` too.
+
+    Raises:
+        ValidationError: A field does not exist or is not allowed, or a value does not fit its column.
+    """
+    return [_condition(shape, item, scope, allowed, depth=0) for item in filters]
+
+
+def _condition(
+    shape: ModelShape, item: Filter, scope: Scope, allowed: Collection[str] | None, *, depth: int
+) -> ColumnElement[bool]:
+    if isinstance(item, QueryFilter):
+        require_allowed(item.field, allowed, shape, "filtered")
+        return _through_relations(resolve_field(shape, item.field), item, scope)
+    if depth >= _MAX_DEPTH:
+        raise ValidationError(
+            f"{shape.name}: filter groups nest at most {_MAX_DEPTH} deep.", model=shape.name
+        )
+
+    def parts(group: tuple[QueryFilter | FilterGroup, ...]) -> list[ColumnElement[bool]]:
+        return [_condition(shape, part, scope, allowed, depth=depth + 1) for part in group]
+
+    clauses = parts(item.all_of)
+    if item.any_of:
+        clauses.append(or_(*parts(item.any_of)))
+    clauses.extend(not_(part) for part in parts(item.none_of))
+    return and_(*clauses)
+
+
+def _through_relations(path: FieldPath, item: QueryFilter, scope: Scope) -> ColumnElement[bool]:
+    clause = _on_column(path, item)
+    for owner, relation in reversed(path.relations):
+        relationship = getattr(owner.model, relation)
+        target = describe(owner.mapper.relationships[relation].mapper.class_)
+        wanted = and_(clause, *visible(target, _related_scope(target, scope)))
+        uselist = owner.mapper.relationships[relation].uselist
+        clause = relationship.any(wanted) if uselist else relationship.has(wanted)
+    return clause
+
+
+def _related_scope(target: ModelShape, scope: Scope) -> Scope:
+    return scope if target.tenant is not None else Scope(include_deleted=scope.include_deleted)
+
+
+def _on_column(path: FieldPath, item: QueryFilter) -> ColumnElement[bool]:
+    attribute, operator, value = path.attribute, item.operator, item.value
+    name = path.shape.name
+    if path.json_path:
+        return _on_json(path, item)
+    if operator in {_Op.IS_NULL, _Op.IS_NOT_NULL}:
+        return _null_check(attribute, item, name)
+    if operator in {_Op.ARRAY_CONTAINS, _Op.ARRAY_CONTAINED_BY}:
+        return _on_array(path, item)
+    if operator in _TEXT_MATCHES:
+        if not is_textual(attribute.type):
+            raise _refused(path, item, "the column is not text")
+        return _TEXT_MATCHES[operator](attribute, _text(path, item))
+    if isinstance(attribute.type, JSON):
+        raise _refused(path, item, "name a key inside the JSON column, as in 'column.key'")
+    if operator in {_Op.IN, _Op.NOT_IN}:
+        return _membership(
+            attribute, [coerce(attribute, part, model=name) for part in _values(path, item)], item
+        )
+    if operator is _Op.BETWEEN:
+        low, high = (coerce(attribute, part, model=name) for part in _bounds(path, item))
+        return attribute.between(low, high)
+    if value is None:
+        return _against_null(attribute, path, item)
+    return _COMPARISONS[operator](attribute, coerce(attribute, value, model=name))
+
+
+def _null_check(column: Any, item: QueryFilter, model: str) -> ColumnElement[bool]:
+    if item.value not in (None, True, False):
+        raise ValidationError(
+            f"{model}.{item.field}: {item.operator} takes no value (or true or false).",
+            model=model,
+            field=item.field,
+        )
+    is_null = (item.operator is _Op.IS_NULL) != (item.value is False)
+    return column.is_(None) if is_null else column.is_not(None)
+
+
+def _against_null(column: Any, path: FieldPath, item: QueryFilter) -> ColumnElement[bool]:
+    if item.operator is _Op.EQ:
+        return column.is_(None)
+    if item.operator is _Op.NE:
+        return column.is_not(None)
+    raise _refused(path, item, "nothing compares with None; use is_null or is_not_null")
+
+
+def _membership(column: Any, values: list[Any], item: QueryFilter) -> ColumnElement[bool]:
+    known = [value for value in values if value is not None]
+    if item.operator is _Op.IN:
+        clause = column.in_(known) if known else false()
+        return clause if len(known) == len(values) else or_(clause, column.is_(None))
+    clause = column.not_in(known) if known else true()
+    return clause if len(known) == len(values) else and_(clause, column.is_not(None))
+
+
+def _values(path: FieldPath, item: QueryFilter) -> list[Any]:
+    if not isinstance(item.value, list | tuple | set | frozenset):
+        raise _refused(path, item, "the value must be a list")
+    if len(item.value) > _MAX_IN_VALUES:
+        raise _refused(path, item, f"at most {_MAX_IN_VALUES} values")
+    return list(item.value)
+
+
+def _bounds(path: FieldPath, item: QueryFilter) -> list[Any]:
+    if not isinstance(item.value, list | tuple) or len(item.value) != 2 or None in item.value:  # noqa: PLR2004
+        raise _refused(path, item, "the value must be a pair [low, high]")
+    return list(item.value)
+
+
+def _text(path: FieldPath, item: QueryFilter) -> str:
+    value = coerce(path.attribute, item.value, model=path.shape.name)
+    if not isinstance(value, str):
+        raise _refused(path, item, "the value must be text")
+    return value
+
+
+def _on_array(path: FieldPath, item: QueryFilter) -> ColumnElement[bool]:
+    attribute = path.attribute
+    if not isinstance(attribute.type, ARRAY):
+        raise _refused(path, item, "the column is not an array")
+    value = item.value if isinstance(item.value, list | tuple | set | frozenset) else [item.value]
+    wanted = coerce(attribute, list(value), model=path.shape.name)
+    # The generic ARRAY type refuses both; the operators are PostgreSQL's (manual 9.19).
+    return attribute.op("@>" if item.operator is _Op.ARRAY_CONTAINS else "<@", is_comparison=True)(wanted)
+
+
+def _on_json(path: FieldPath, item: QueryFilter) -> ColumnElement[bool]:
+    element = path.attribute[path.json_path]
+    if item.operator in {_Op.IS_NULL, _Op.IS_NOT_NULL}:
+        return _null_check(element.as_string(), item, path.shape.name)
+    if item.operator in {_Op.IN, _Op.NOT_IN}:
+        values = _values(path, item)
+        return _membership(_json_as(element, values[0] if values else "", path, item), values, item)
+    if item.operator is _Op.BETWEEN:
+        low, high = _bounds(path, item)
+        return _json_as(element, low, path, item).between(low, high)
+    if item.value is None:
+        return _against_null(element.as_string(), path, item)
+    column = _json_as(element, item.value, path, item)
+    if item.operator in _TEXT_MATCHES and isinstance(item.value, str):
+        return _TEXT_MATCHES[item.operator](column, item.value)
+    if item.operator in _COMPARISONS:
+        return _COMPARISONS[item.operator](column, item.value)
+    raise _refused(path, item, "it does not apply to JSON")
+
+
+def _json_as(element: Any, value: Any, path: FieldPath, item: QueryFilter) -> Any:
+    if isinstance(value, bool):
+        return element.as_boolean()
+    if isinstance(value, int):
+        return element.as_integer()
+    if isinstance(value, float):
+        return element.as_float()
+    if isinstance(value, str):
+        return element.as_string()
+    raise _refused(path, item, "a JSON value is compared with text, a number or a boolean")
+
+
+def _refused(path: FieldPath, item: QueryFilter, why: str) -> ValidationError:
+    return ValidationError(
+        f"{path.shape.name}.{item.field} cannot be filtered by {item.operator.value}: {why}.",
+        model=path.shape.name,
+        field=item.field,
+    )

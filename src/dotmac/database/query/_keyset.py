@@ -1,0 +1,158 @@
+"""Keyset paging: a total order, and the condition for the rows after (or before) one of them.
+
+The order is the wanted sorts followed by the primary key, so that no two rows tie. The condition compares
+lexicographically, with NULL as one value at the end its sort says ("seek method", M. Winand, Use The Index, Luke).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Enum, String, and_, cast, false, or_, tuple_
+
+from dotmac.database.errors import ValidationError
+from dotmac.database.query._coercion import is_sortable
+from dotmac.database.query._fields import require_allowed, resolve_field
+from dotmac.database.query._options import SortField, SortOrder
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.orm import InstrumentedAttribute
+
+    from dotmac.database.models import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    """One column of a total order."""
+
+    attribute: InstrumentedAttribute[Any]
+    descending: bool
+    nulls_first: bool
+    nullable: bool
+
+    def reversed(self) -> SortKey:
+        """The same key in the opposite order."""
+        return replace(self, descending=not self.descending, nulls_first=not self.nulls_first)
+
+
+def total_order(
+    shape: ModelShape, sorts: Sequence[SortField], allowed: Collection[str] | None = None
+) -> tuple[SortKey, ...]:
+    """``sorts`` as keys, with the primary key appended in the last sort's direction.
+
+    Raises:
+        ValidationError: A field does not exist, is not allowed, is reached through a relation, or has no order.
+    """
+    keys = [_sort_key(shape, sort, allowed) for sort in sorts]
+    descending = keys[-1].descending if keys else False
+    named = {key.attribute.key for key in keys}
+    keys.extend(
+        SortKey(attribute, descending, nulls_first=descending, nullable=False)
+        for attribute in shape.identity
+        if attribute.key not in named
+    )
+    return tuple(keys)
+
+
+def _sort_key(shape: ModelShape, sort: SortField, allowed: Collection[str] | None) -> SortKey:
+    require_allowed(sort.field, allowed, shape, "sorted")
+    path = resolve_field(shape, sort.field)
+    if path.relations or path.json_path:
+        raise ValidationError(
+            f"{shape.name} cannot be sorted by {sort.field!r}: only its own columns sort.",
+            model=shape.name,
+            field=sort.field,
+        )
+    if not is_sortable(path.attribute.type):
+        raise ValidationError(
+            f"{shape.name}.{sort.field} has no order on every database; sort by another column.",
+            model=shape.name,
+            field=sort.field,
+        )
+    nullable = bool(path.attribute.property.columns[0].nullable)
+    return SortKey(path.attribute, sort.order is SortOrder.DESC, sort.nulls_first, nullable)
+
+
+def order_by(keys: Sequence[SortKey], dialect: str) -> list[ColumnElement[Any]]:
+    """ORDER BY for ``keys``, written so that each database puts NULLs where they belong."""
+    clauses: list[ColumnElement[Any]] = []
+    for key in keys:
+        column = comparable(key.attribute, dialect)
+        clause = column.desc() if key.descending else column.asc()
+        if not key.nullable:
+            clauses.append(clause)
+        elif dialect == "postgresql":
+            # PostgreSQL's default is NULLS LAST ascending and FIRST descending: left unsaid, so that any index fits.
+            is_default = key.nulls_first == key.descending
+            clauses.append(clause if is_default else _with_nulls(clause, key))
+        elif dialect in {"mysql", "mariadb"}:  # has no NULLS FIRST | LAST
+            is_null = key.attribute.is_(None)
+            clauses += [is_null.desc() if key.nulls_first else is_null.asc(), clause]
+        else:
+            clauses.append(_with_nulls(clause, key))
+    return clauses
+
+
+def _with_nulls(clause: Any, key: SortKey) -> ColumnElement[Any]:
+    return clause.nulls_first() if key.nulls_first else clause.nulls_last()
+
+
+def comparable(attribute: InstrumentedAttribute[Any], dialect: str) -> Any:
+    """The column as it sorts and compares alike: MySQL sorts an ENUM by position, but compares it as text."""
+    if dialect in {"mysql", "mariadb"} and isinstance(attribute.type, Enum):
+        return cast(attribute, String(255))
+    return attribute
+
+
+def after(keys: Sequence[SortKey], values: Sequence[Any], dialect: str) -> ColumnElement[bool]:
+    """The condition for rows that come after the row with these ``values``."""
+    if _comparable_as_row(keys, dialect):
+        columns = tuple_(*(key.attribute for key in keys))
+        row = tuple_(*values, types=[key.attribute.type for key in keys])
+        return columns < row if keys[0].descending else columns > row
+    clause: ColumnElement[bool] = false()
+    for key, value in zip(reversed(keys), reversed(values), strict=True):
+        beyond, equal = _beyond(key, value, dialect), _equal(key, value, dialect)
+        clause = or_(beyond, and_(equal, clause))
+    first = _at_or_beyond(keys[0], values[0], dialect)
+    # Implied by the rest, but in a form that an index on the first column can serve.
+    return clause if first is None else and_(first, clause)
+
+
+def _comparable_as_row(keys: Sequence[SortKey], dialect: str) -> bool:
+    if dialect in {"mysql", "mariadb"} or len(keys) < 2:  # noqa: PLR2004 - MySQL does not use an index for it
+        return False
+    return not any(key.nullable for key in keys) and len({key.descending for key in keys}) == 1
+
+
+def _literal(key: SortKey, value: Any, dialect: str) -> Any:
+    if dialect in {"mysql", "mariadb"} and isinstance(key.attribute.type, Enum):
+        return value if isinstance(value, str) and key.attribute.type.enum_class is None else value.name
+    return value
+
+
+def _beyond(key: SortKey, value: Any, dialect: str) -> ColumnElement[bool]:
+    if value is None:
+        return key.attribute.is_not(None) if key.nulls_first else false()
+    column, literal = comparable(key.attribute, dialect), _literal(key, value, dialect)
+    further = column < literal if key.descending else column > literal
+    if key.nullable and not key.nulls_first:
+        return or_(further, key.attribute.is_(None))
+    return further
+
+
+def _equal(key: SortKey, value: Any, dialect: str) -> ColumnElement[bool]:
+    if value is None:
+        return key.attribute.is_(None)
+    return comparable(key.attribute, dialect) == _literal(key, value, dialect)
+
+
+def _at_or_beyond(key: SortKey, value: Any, dialect: str) -> ColumnElement[bool] | None:
+    if value is None or (key.nullable and not key.nulls_first):
+        return None
+    column, literal = comparable(key.attribute, dialect), _literal(key, value, dialect)
+    return column <= literal if key.descending else column >= literal
