@@ -18,8 +18,8 @@ from sqlalchemy.pool import NullPool
 from sqlmodel import Field, SQLModel
 
 from dotmac.database.alembic import alembic_config, check, downgrade, upgrade
-from dotmac.database.models import EncryptedString, SoftDeleteMixin, TenantModel, UTCDateTime, utc_now
 from dotmac.database.models import BaseModel as DatabaseModel
+from dotmac.database.models import EncryptedString, SoftDeleteMixin, TenantModel, UTCDateTime, utc_now
 
 ENV = """
 from alembic import context

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy.types import NUMERIC, Boolean
 
 if TYPE_CHECKING:
+    from alembic.runtime.migration import MigrationContext
     from sqlalchemy import Column
     from sqlalchemy.types import TypeEngine
-
-    from alembic.runtime.migration import MigrationContext
 
 _TRUTH: Final = {"true": "1", "false": "0"}
 

@@ -32,7 +32,7 @@ def with_connection(url: URL, work: Callable[[Connection], None], *, options: Ma
         work: Gets a blocking connection, also over an async driver (SQLAlchemy's greenlet bridge).
         options: More arguments for ``create_engine``; they win over the ones chosen here.
     """
-    arguments = _engine_arguments(url) | dict(options)
+    arguments = _engine_arguments(url, options)
     if url.get_dialect().is_async:
         outside_loop(lambda: asyncio.run(_work_async(url, work, arguments)))
         return
@@ -66,14 +66,18 @@ def outside_loop(function: Callable[[], _T]) -> _T:
         return threads.submit(context.run, function).result()
 
 
-def _engine_arguments(url: URL) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"poolclass": NullPool}
+def _engine_arguments(url: URL, options: Mapping[str, Any]) -> dict[str, Any]:
+    connect_args = _connect_args(url) | dict(options.get("connect_args", {}))
+    return {"poolclass": NullPool} | dict(options) | {"connect_args": connect_args}
+
+
+def _connect_args(url: URL) -> dict[str, Any]:
     if url.get_driver_name() == "asyncpg":
         # Prepared statements go stale when a revision alters the table they read.
-        arguments["connect_args"] = {"prepared_statement_cache_size": 0, "statement_cache_size": 0}
-    elif url.get_backend_name() == "sqlite":
-        arguments["connect_args"] = {"timeout": _SQLITE_BUSY_SECONDS}
-    return arguments
+        return {"prepared_statement_cache_size": 0, "statement_cache_size": 0}
+    if url.get_backend_name() == "sqlite":
+        return {"timeout": _SQLITE_BUSY_SECONDS}
+    return {}
 
 
 def _prepare(engine: Engine) -> None:
