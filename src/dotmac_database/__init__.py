@@ -6,7 +6,7 @@ from typing import Any
 
 import dotmac.database
 
-__all__ = dotmac.database.__all__  # noqa: PLE0605 - a list, from there
+__all__ = list(dotmac.database.__all__)
 
 
 def __getattr__(name: str) -> Any:

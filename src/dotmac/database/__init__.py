@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dotmac.database.fastapi import get_db, get_read_session, get_write_session
+
     from dotmac.database.context import (
         RequestContext,
         TenantId,
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
         with_async_session,
         with_session,
     )
-    from dotmac.database.fastapi import get_db, get_read_session, get_write_session
     from dotmac.database.models import (
         AuditMixin,
         Base,

@@ -130,7 +130,7 @@ def _for_drivers(url: URL, drivers: dict[str, tuple[str, ...]]) -> URL:
 
 
 def _with_ssl_spelling(url: URL, driver: str) -> URL:
-    """libpq says ``sslmode``, asyncpg says ``ssl``; each gets its own word, and only words it knows."""
+    """Spell TLS for the driver: libpq says ``sslmode``, asyncpg says ``ssl``; each gets its own word, and only words it knows."""
     query = dict(url.query)
     if driver == "asyncpg":
         if "sslmode" in query:

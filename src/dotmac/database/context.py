@@ -10,7 +10,7 @@ import logging
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,8 @@ class TenantId(str):
 
     __slots__ = ()
 
-    def __new__(cls, value: object) -> TenantId:
+    def __new__(cls, value: object) -> Self:
+        """Check ``value``."""
         text = str(value)
         if not text.strip():
             raise ValueError("A tenant id must not be empty.")

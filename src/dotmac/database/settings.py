@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, GetCoreSchemaHandler, SecretStr, ValidationError
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, SecretStr, ValidationError
 from pydantic_core import core_schema
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-from sqlalchemy.engine import URL
 
 from dotmac.database._urls import async_url, join_url, render, split_url, sync_url
 from dotmac.database.errors import ConfigurationError
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pydantic.fields import FieldInfo
+    from sqlalchemy.engine import URL
 
 _VARIABLES: dict[str, tuple[str, ...]] = {
     "url": ("DATABASE_URL",),
@@ -169,7 +169,7 @@ class DatabaseSettings(BaseSettings):
 
     @classmethod
     def __get_pydantic_core_schema__(
-        cls, source: type[BaseSettings], handler: GetCoreSchemaHandler
+        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
         # Nested in another settings class, a wrong value is reported by that class together with the input:
         # the secrets in it are wrapped before anything can go wrong.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import uuid
-from datetime import datetime
-from typing import Any, ClassVar
+import uuid  # noqa: TC003 - the mapper evaluates annotations
+from datetime import datetime  # noqa: TC003 - likewise
+from typing import Any
 
 from sqlalchemy import String, Uuid
 from sqlalchemy import inspect as sa_inspect
@@ -14,7 +14,6 @@ from dotmac.database.models._declarative import Base
 from dotmac.database.models._identity import uuid7
 from dotmac.database.models._tenant import TenantAwareMixin
 from dotmac.database.models._types import UTCDateTime, utc_now
-
 
 _Columns = dict[str, Any]  # BaseModel.dict hides the built-in inside the class
 
@@ -26,7 +25,7 @@ class BaseModel(Base):
     """
 
     __abstract__ = True
-    __mapper_args__: ClassVar[_Columns] = {"eager_defaults": True}
+    __mapper_args__: _Columns = {"eager_defaults": True}  # noqa: RUF012 - typed as SQLAlchemy declares it
 
     id: Mapped[uuid.UUID] = mapped_column(Uuid(), primary_key=True, default=uuid7, sort_order=-1000)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime(), server_default=utc_now(), sort_order=990)

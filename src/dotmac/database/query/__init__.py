@@ -2,7 +2,7 @@
 
 from dotmac.database.query._cursor import encode_value, seal, unseal
 from dotmac.database.query._keyset import SortKey, total_order
-from dotmac.database.query._operations import Operations, Policy
+from dotmac.database.query._operations import Operations
 from dotmac.database.query._options import (
     MAX_PER_PAGE,
     CountMode,
@@ -22,6 +22,7 @@ from dotmac.database.query._options import (
 )
 from dotmac.database.query._pages import CursorPaginationResult, PaginationResult
 from dotmac.database.query._paging import Cursors, cursor_paged, paged
+from dotmac.database.query._reading import Policy
 from dotmac.database.query._statements import counting, deferred_join, ordered
 from dotmac.database.query._steps import Copy, Delete, Execute, Flush, Step, Steps
 from dotmac.database.query._values import DataLike
@@ -33,8 +34,8 @@ __all__ = [
     "CountMode",
     "CursorPaginationParams",
     "CursorPaginationResult",
-    "DataLike",
     "Cursors",
+    "DataLike",
     "Delete",
     "Execute",
     "Filter",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,8 @@ from dotmac.database.errors import ValidationError
 from dotmac.database.models import UTCDateTime
 
 if TYPE_CHECKING:
+    import enum
+
     from sqlalchemy.orm import InstrumentedAttribute
     from sqlalchemy.types import TypeEngine
 
@@ -35,7 +36,7 @@ def coerce(attribute: InstrumentedAttribute[Any], value: Any, *, model: str) -> 
     return _coerce(column_type, value, attribute.key, model)
 
 
-def _coerce(column_type: TypeEngine[Any], value: Any, field: str, model: str) -> Any:
+def _coerce(column_type: TypeEngine[Any], value: Any, field: str, model: str) -> Any:  # noqa: PLR0911 - a case a type
     if isinstance(column_type, Enum):
         return _enum_member(column_type, value, field, model)
     if isinstance(column_type, JSON):
@@ -83,7 +84,7 @@ def _parse(python_type: type[Any], value: Any, field: str, model: str) -> Any:
     if isinstance(value, bool) and python_type is not bool:
         raise _misfit(field, model, python_type.__name__)
     try:
-        return _adapter(python_type).validate_python(value)
+        return _adapter(python_type).validate_python(value)  # type: ignore[arg-type] # a class is hashable
     except (pydantic.ValidationError, pydantic.PydanticSchemaGenerationError):
         raise _misfit(field, model, python_type.__name__) from None
 

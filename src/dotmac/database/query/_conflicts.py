@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Index, UniqueConstraint, case, select, tuple_
+from sqlalchemy import Index, UniqueConstraint, and_, case, select, tuple_
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from dotmac.database.errors import QueryError, ValidationError
@@ -14,7 +14,7 @@ from dotmac.database.tenancy import Scope, visible
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import Select
     from sqlalchemy.sql.dml import Insert
 
     from dotmac.database.models import ModelShape
@@ -87,9 +87,11 @@ def _targets(shape: ModelShape) -> list[ConflictTarget]:
         column.key: name for name, attribute in shape.columns.items() for column in attribute.property.columns
     }
     found = [ConflictTarget(tuple(attribute.key for attribute in shape.identity))]
-    for constraint in shape.table.constraints:
-        if isinstance(constraint, UniqueConstraint):
-            found.append(ConflictTarget(tuple(names[column.key] for column in constraint.columns)))
+    found.extend(
+        ConflictTarget(tuple(names[column.key] for column in constraint.columns))
+        for constraint in shape.table.constraints
+        if isinstance(constraint, UniqueConstraint)
+    )
     for index in shape.table.indexes:
         if index.unique and _is_plain(index):
             where = index.dialect_options["postgresql"].get("where")
@@ -163,7 +165,7 @@ def insert_or_update(
             index_elements=elements,
             index_where=target.where,
             set_={_column(shape, name): value for name, value in values.items()},
-            where=_all(guard),
+            where=and_(*guard) if guard else None,
         )
     if dialect in {"mysql", "mariadb"}:
         mysql_insert = mysql.insert(shape.model)
@@ -173,7 +175,7 @@ def insert_or_update(
         guarded = {
             _column(shape, name): value
             if not guard
-            else case((_all(guard), value), else_=shape.columns[name].property.columns[0])
+            else case((and_(*guard), value), else_=shape.columns[name].property.columns[0])
             for name, value in values.items()
         }
         return mysql_insert.on_duplicate_key_update(guarded)
@@ -183,13 +185,6 @@ def insert_or_update(
 def _column(shape: ModelShape, name: str) -> str:
     key = shape.columns[name].property.columns[0].key
     return str(key)
-
-
-def _all(guard: list[ColumnElement[bool]]) -> ColumnElement[bool] | None:
-    clause: ColumnElement[bool] | None = None
-    for part in guard:
-        clause = part if clause is None else clause & part
-    return clause
 
 
 def by_match(

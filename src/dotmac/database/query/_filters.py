@@ -95,7 +95,7 @@ def _related_scope(target: ModelShape, scope: Scope) -> Scope:
     return scope if target.tenant is not None else Scope(include_deleted=scope.include_deleted)
 
 
-def _on_column(path: FieldPath, item: QueryFilter) -> ColumnElement[bool]:
+def _on_column(path: FieldPath, item: QueryFilter) -> ColumnElement[bool]:  # noqa: PLR0911 - a case an operator
     attribute, operator, value = path.attribute, item.operator, item.value
     name = path.shape.name
     if path.json_path:
@@ -130,14 +130,17 @@ def _null_check(column: Any, item: QueryFilter, model: str) -> ColumnElement[boo
             field=item.field,
         )
     is_null = (item.operator is _Op.IS_NULL) != (item.value is False)
-    return column.is_(None) if is_null else column.is_not(None)
+    clause: ColumnElement[bool] = column.is_(None) if is_null else column.is_not(None)
+    return clause
 
 
 def _against_null(column: Any, path: FieldPath, item: QueryFilter) -> ColumnElement[bool]:
-    if item.operator is _Op.EQ:
-        return column.is_(None)
-    if item.operator is _Op.NE:
-        return column.is_not(None)
+    clauses: dict[FilterOperator, ColumnElement[bool]] = {
+        _Op.EQ: column.is_(None),
+        _Op.NE: column.is_not(None),
+    }
+    if item.operator in clauses:
+        return clauses[item.operator]
     raise _refused(path, item, "nothing compares with None; use is_null or is_not_null")
 
 
@@ -190,7 +193,8 @@ def _on_json(path: FieldPath, item: QueryFilter) -> ColumnElement[bool]:
         return _membership(_json_as(element, values[0] if values else "", path, item), values, item)
     if item.operator is _Op.BETWEEN:
         low, high = _bounds(path, item)
-        return _json_as(element, low, path, item).between(low, high)
+        between: ColumnElement[bool] = _json_as(element, low, path, item).between(low, high)
+        return between
     if item.value is None:
         return _against_null(element.as_string(), path, item)
     column = _json_as(element, item.value, path, item)

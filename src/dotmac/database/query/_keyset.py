@@ -6,6 +6,7 @@ lexicographically, with NULL as one value at the end its sort says ("seek method
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,8 @@ def order_by(keys: Sequence[SortKey], dialect: str) -> list[ColumnElement[Any]]:
 
 
 def _with_nulls(clause: Any, key: SortKey) -> ColumnElement[Any]:
-    return clause.nulls_first() if key.nulls_first else clause.nulls_last()
+    placed: ColumnElement[Any] = clause.nulls_first() if key.nulls_first else clause.nulls_last()
+    return placed
 
 
 def comparable(attribute: InstrumentedAttribute[Any], dialect: str) -> Any:
@@ -129,17 +131,17 @@ def _comparable_as_row(keys: Sequence[SortKey], dialect: str) -> bool:
     return not any(key.nullable for key in keys) and len({key.descending for key in keys}) == 1
 
 
-def _literal(key: SortKey, value: Any, dialect: str) -> Any:
-    if dialect in {"mysql", "mariadb"} and isinstance(key.attribute.type, Enum):
-        return value if isinstance(value, str) and key.attribute.type.enum_class is None else value.name
+def _literal(value: Any, dialect: str) -> Any:
+    if dialect in {"mysql", "mariadb"} and isinstance(value, enum.Enum):
+        return value.name
     return value
 
 
 def _beyond(key: SortKey, value: Any, dialect: str) -> ColumnElement[bool]:
     if value is None:
         return key.attribute.is_not(None) if key.nulls_first else false()
-    column, literal = comparable(key.attribute, dialect), _literal(key, value, dialect)
-    further = column < literal if key.descending else column > literal
+    column, literal = comparable(key.attribute, dialect), _literal(value, dialect)
+    further: ColumnElement[bool] = column < literal if key.descending else column > literal
     if key.nullable and not key.nulls_first:
         return or_(further, key.attribute.is_(None))
     return further
@@ -148,11 +150,13 @@ def _beyond(key: SortKey, value: Any, dialect: str) -> ColumnElement[bool]:
 def _equal(key: SortKey, value: Any, dialect: str) -> ColumnElement[bool]:
     if value is None:
         return key.attribute.is_(None)
-    return comparable(key.attribute, dialect) == _literal(key, value, dialect)
+    equal: ColumnElement[bool] = comparable(key.attribute, dialect) == _literal(value, dialect)
+    return equal
 
 
 def _at_or_beyond(key: SortKey, value: Any, dialect: str) -> ColumnElement[bool] | None:
     if value is None or (key.nullable and not key.nulls_first):
         return None
-    column, literal = comparable(key.attribute, dialect), _literal(key, value, dialect)
-    return column <= literal if key.descending else column >= literal
+    column, literal = comparable(key.attribute, dialect), _literal(value, dialect)
+    bound: ColumnElement[bool] = column <= literal if key.descending else column >= literal
+    return bound

@@ -121,16 +121,16 @@ def deferred_join(
     return ordered(wanted, order, dialect)
 
 
-def counting(statement: Select[Any], cap: int | None = None) -> Select[tuple[int]]:
+def counting(statement: Select[Any], cap: int | None = None) -> Select[Any]:
     """SELECT of the number of rows of ``statement``, up to ``cap``."""
     bare = statement.order_by(None)
     if cap is None:
-        return bare.with_only_columns(func.count(), maintain_column_froms=True)  # type: ignore[return-value]
+        return bare.with_only_columns(func.count(), maintain_column_froms=True)
     inner = bare.with_only_columns(literal(1).label("one"), maintain_column_froms=True).limit(cap).subquery()
     return select(func.count()).select_from(inner)
 
 
-def any_row(statement: Select[Any]) -> Select[tuple[bool]]:
+def any_row(statement: Select[Any]) -> Select[Any]:
     """SELECT of whether ``statement`` has a row."""
     return select(
         statement.order_by(None)

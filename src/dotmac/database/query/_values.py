@@ -9,7 +9,6 @@ import pydantic
 from sqlalchemy import Uuid
 from sqlalchemy import inspect as sa_inspect
 
-from dotmac.database.context import TenantId
 from dotmac.database.errors import TenantMismatchError, ValidationError
 from dotmac.database.models import uuid7
 from dotmac.database.query._coercion import coerce

@@ -126,7 +126,10 @@ def _constraint(original: Any, shape: ModelShape) -> str | None:
 def _by_columns(listed: str, shape: ModelShape) -> str:
     """SQLite names columns (or a CHECK constraint), not the unique constraint: find it."""
     columns = {part.strip().rpartition(".")[2] for part in listed.split(",")}
-    candidates = [*shape.table.constraints, *(index for index in shape.table.indexes if index.unique)]
+    candidates: list[Any] = [
+        *shape.table.constraints,
+        *(index for index in shape.table.indexes if index.unique),
+    ]
     for candidate in candidates:
         named = {column.name for column in getattr(candidate, "columns", ())}
         if named == columns and candidate.name:

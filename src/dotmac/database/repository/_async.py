@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from dotmac.database.query import as_filters
@@ -10,6 +9,7 @@ from dotmac.database.repository._construction import RepositoryConstruction
 from dotmac.database.repository._drive import drive_async
 
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncSession

@@ -24,10 +24,8 @@ def copy_rows(session: Session, step: Copy) -> bool:
     table, columns = _quoted(connection.dialect.identifier_preparer, step)
     if not connection.execute(_ALLOWED, {"name": table}).scalar_one():
         return False
-    with (
-        connection.connection.cursor() as cursor,
-        cursor.copy(f"COPY {table} ({columns}) FROM STDIN") as copy,
-    ):  # type: ignore[attr-defined] # psycopg's cursor
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor() as cursor, cursor.copy(f"COPY {table} ({columns}) FROM STDIN") as copy:
         for record in step.records:
             copy.write_row(record)
     return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from dotmac.database.query import as_filters
@@ -10,7 +9,8 @@ from dotmac.database.repository._construction import RepositoryConstruction
 from dotmac.database.repository._drive import drive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Iterable, Mapping, Sequence
+    import builtins
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -167,13 +167,12 @@ class BaseRepository(RepositoryConstruction[M]):
         statement = self._operations.list_statement(options)
         result = self.db.scalars(statement, execution_options={"yield_per": batch_size})
         try:
-            for entity in result:
-                yield entity
+            yield from result
         finally:
             result.close()
 
 
 class BaseTenantRepository(BaseRepository[M]):
-    """An `BaseRepository` that insists on a tenant: its model must have one, and one must be known."""
+    """A `BaseRepository` that insists on a tenant: its model must have one, and one must be known."""
 
     _wants_tenant = True

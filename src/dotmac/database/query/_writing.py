@@ -1,0 +1,208 @@
+"""Writing rows, decided without I/O: one at a time through the ORM, many by set-based statements."""
+
+from __future__ import annotations
+
+import builtins
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import insert
+
+from dotmac.database.errors import ValidationError
+from dotmac.database.query import _copy, _statements
+from dotmac.database.query._reading import KEYS_PER_STATEMENT, Reading, chunks
+from dotmac.database.query._steps import Copy, Delete, Execute, Flush, Steps
+from dotmac.database.query._values import DataLike, insert_values, key_of, pop_key, row_of, update_values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+M = TypeVar("M")
+
+_PARAMETERS_PER_STATEMENT = 30_000  # asyncpg's limit is 32,767
+_ROWS_PER_UNION = 200  # SQLite's SQLITE_MAX_COMPOUND_SELECT is 500
+
+
+class Writing(Reading[M]):
+    """The writes of one repository; see `Reading` for its arguments."""
+
+    def create(self, data: DataLike, user_id: str | None) -> Steps[M]:
+        """One INSERT; values the server sets come back with it where the database has RETURNING."""
+        entity = self.shape.model(**insert_values(self.shape, self.scope, data, user_id, relationships=True))
+        self._session.add(entity)
+        yield Flush()
+        return entity  # type: ignore[no-any-return]
+
+    def update(self, entity_id: Any, data: DataLike, user_id: str | None) -> Steps[M]:
+        """One SELECT, one UPDATE."""
+        fields = update_values(self.shape, self.scope, data, user_id)
+        self._forbid_key_change(fields, key_of(self.shape, entity_id))
+        entity = yield from self.require(entity_id, include_deleted=False)
+        for name, value in fields.items():
+            setattr(entity, name, value)
+        yield Flush()
+        return entity
+
+    def delete(self, entity_id: Any, *, soft_delete: bool, user_id: str | None) -> Steps[bool]:
+        """One SELECT, one UPDATE or DELETE; False if there is no such row."""
+        soft = soft_delete and self.shape.deleted_at is not None
+        entity = yield from self.get_by_id(entity_id, include_deleted=not soft, load=())
+        if entity is None:
+            return False
+        if soft:
+            self._mark(entity, datetime.now(UTC), user_id)
+        else:
+            yield Delete(entity)
+        yield Flush()
+        return True
+
+    def restore(self, entity_id: Any, user_id: str | None) -> Steps[M]:
+        """One SELECT, one UPDATE."""
+        self._require_soft_delete("restore")
+        entity = yield from self.require(entity_id, include_deleted=True)
+        self._mark(entity, None, user_id)
+        yield Flush()
+        return entity
+
+    def _mark(self, entity: Any, now: datetime | None, user_id: str | None) -> None:
+        changed = _statements.soft_delete_values(self.shape, now)
+        for name, value in (changed | self._author(user_id)).items():
+            setattr(entity, name, value)
+
+    def _author(self, user_id: str | None) -> dict[str, Any]:
+        return {"updated_by": user_id} if user_id is not None and "updated_by" in self.shape.columns else {}
+
+    def _require_soft_delete(self, verb: str) -> None:
+        if self.shape.deleted_at is None:
+            raise ValidationError(
+                f"{self.shape.name} has no soft delete: there is nothing to {verb}. Add SoftDeleteMixin to it.",
+                model=self.shape.name,
+            )
+
+    def _forbid_key_change(self, fields: dict[str, Any], key: tuple[Any, ...]) -> None:
+        for attribute, part in zip(self.shape.key, key, strict=True):
+            if fields.pop(attribute.key, part) != part:
+                raise ValidationError(
+                    f"{self.shape.name}.{attribute.key} is the key of the row and cannot change.",
+                    model=self.shape.name,
+                    field=attribute.key,
+                )
+
+    def bulk_create(self, items: Iterable[DataLike], user_id: str | None) -> Steps[builtins.list[M]]:
+        """One INSERT per about a thousand rows (insertmanyvalues); entities in the order given."""
+        rows = [insert_values(self.shape, self.scope, item, user_id) for item in items]
+        if not rows:
+            return []
+        if not self._dialect().insert_executemany_returning:
+            return (yield from self._create_without_returning(rows))
+        statement = insert(self.shape.model).returning(self.shape.model, sort_by_parameter_order=True)
+        result = yield Execute(statement, rows)
+        return builtins.list(result.scalars())
+
+    def _create_without_returning(self, rows: builtins.list[dict[str, Any]]) -> Steps[builtins.list[M]]:
+        complete = _copy.with_client_defaults(self.shape, rows, self._context())
+        if any(row.get(part.key) is None for row in complete for part in self.shape.key):
+            entities = [self.shape.model(**row) for row in rows]  # keys the server gives: one INSERT each
+            self._session.add_all(entities)
+            yield Flush()
+            return entities
+        yield Execute(insert(self.shape.model), complete)
+        keys = [tuple(row[part.key] for part in self.shape.key) for row in complete]
+        found = yield from self._load(keys, include_deleted=True)
+        return [found[key] for key in keys]
+
+    def bulk_insert(self, items: Iterable[DataLike], user_id: str | None) -> Steps[int]:
+        """Like `bulk_create`, without entities: COPY on PostgreSQL for large batches. The number of rows."""
+        rows = [insert_values(self.shape, self.scope, item, user_id) for item in items]
+        if not rows:
+            return 0
+        if self._dialect_name == "postgresql" and _copy.can_copy(rows):
+            copied = yield from self._copy_in(rows)
+            if copied:
+                return len(rows)
+        yield Execute(insert(self.shape.model), rows)
+        return len(rows)
+
+    def _copy_in(self, rows: builtins.list[dict[str, Any]]) -> Steps[bool]:
+        for names, records in _copy.batches(self.shape, rows, self._dialect(), self._context()):
+            copied = yield Copy(self.shape.table, names, records)
+            if not copied:  # only ever the first: the whole table allows it or not
+                return False
+        return True
+
+    def bulk_update(self, updates: Iterable[DataLike], user_id: str | None) -> Steps[int]:
+        """One UPDATE per set of fields and some thousand rows. The number of rows changed."""
+        changes: builtins.list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        for item in updates:
+            fields = update_values(self.shape, self.scope, item, user_id)
+            changes.append((pop_key(self.shape, fields), fields))
+        self._forbid_repeats([key for key, _ in changes])
+        changed = 0
+        by_names = sorted(
+            ((tuple(sorted(fields)), key, fields) for key, fields in changes if fields),
+            key=lambda item: item[0],
+        )
+        for names, group in groupby(by_names, key=lambda item: item[0]):
+            rows = [(*key, *(fields[name] for name in names)) for _, key, fields in group]
+            for part in chunks(rows, self._rows_per_statement(len(names))):
+                statement = _statements.update_from_rows(
+                    self.shape, self.scope, names, part, self._dialect_name
+                )
+                result = yield Execute(statement)
+                changed += result.rowcount
+        yield from self._refresh_loaded([key for key, _ in changes])
+        return changed
+
+    def _rows_per_statement(self, names: int) -> int:
+        if self._dialect_name != "postgresql":
+            return _ROWS_PER_UNION
+        return max(1, _PARAMETERS_PER_STATEMENT // (names + len(self.shape.key)))
+
+    def bulk_delete(self, entity_ids: Iterable[Any], *, soft_delete: bool, user_id: str | None) -> Steps[int]:
+        """One UPDATE or DELETE per ten thousand keys. The number of rows deleted."""
+        keys = [key_of(self.shape, entity_id) for entity_id in entity_ids]
+        soft = soft_delete and self.shape.deleted_at is not None
+        deleted = 0
+        for part in chunks(keys, KEYS_PER_STATEMENT):
+            if soft:
+                changed = _statements.soft_delete_values(self.shape, datetime.now(UTC)) | self._author(
+                    user_id
+                )
+                statement: Any = _statements.update_by_keys(self.shape, self.scope, part, changed)
+            else:
+                statement = _statements.delete_by_keys(self.shape, self.scope.including_deleted(), part)
+            result = yield Execute(statement)
+            deleted += result.rowcount
+        if soft:
+            yield from self._refresh_loaded(keys)
+        return deleted
+
+    def _refresh_loaded(self, keys: Sequence[tuple[Any, ...]]) -> Steps[None]:
+        """Entities the session holds show what a set-based statement did to them."""
+        wanted = set(map(_hashable, keys))
+        loaded = [
+            key
+            for entity in builtins.list(self._session.identity_map.values())
+            if isinstance(entity, self.shape.model)
+            and hashable(key := tuple(row_of(self.shape, entity).get(part.key) for part in self.shape.key))
+            in wanted
+        ]
+        if loaded:
+            yield from self._load(loaded, include_deleted=True)
+
+    def _forbid_repeats(self, keys: Sequence[tuple[Any, ...]]) -> None:
+        seen: dict[Any, int] = {}
+        for position, key in enumerate(keys):
+            first = seen.setdefault(hashable(key), position)
+            if first != position:
+                raise ValidationError(
+                    f"{self.shape.name}: rows {first} and {position} of the batch (from 0) have the same key; "
+                    "which one should win is unclear.",
+                    model=self.shape.name,
+                )
+
+
+def hashable(key: tuple[Any, ...]) -> Any:
+    """A key that may hold lists, usable in sets."""
+    return tuple(tuple(part) if isinstance(part, list) else part for part in key)
