@@ -180,7 +180,7 @@ class Writing(Reading[M]):
 
     def _refresh_loaded(self, keys: Sequence[tuple[Any, ...]]) -> Steps[None]:
         """Entities the session holds show what a set-based statement did to them."""
-        wanted = set(map(_hashable, keys))
+        wanted = set(map(hashable, keys))
         loaded = [
             key
             for entity in builtins.list(self._session.identity_map.values())
