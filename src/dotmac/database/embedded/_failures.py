@@ -16,6 +16,7 @@ _PORT_TAKEN = re.compile(
     r"Address already in use|could not bind .* address|Failed listening on port", re.IGNORECASE
 )
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|could not extend file")
+_CONFIGURATION = re.compile(r"^.*?\bLOG:\s+(.*)$", re.MULTILINE)
 _REASON = re.compile(
     r"^.*?\b(?:FATAL|PANIC|ERROR):\s+(.*)$|^[^:\n]*: error: (.*)$|^# (?!oO0)(.*)$", re.MULTILINE
 )
@@ -48,6 +49,9 @@ def from_log(server: str, log: str, *, port: int, directory: Path) -> EmbeddedSe
     reasons = [next(filter(None, groups)) for groups in _REASON.findall(log)]
     last_line = (log.strip().splitlines() or ["it wrote nothing"])[-1]
     reason = (reasons or [last_line])[-1].strip().rstrip(".")
+    if reason.endswith("contains errors"):
+        # PostgreSQL logs what is wrong with its configuration before it gives up.
+        reason = ", ".join(match.group(1) for match in _CONFIGURATION.finditer(log)) or reason
     return EmbeddedServerError(f"{server} did not start in {directory}: {reason}.")
 
 

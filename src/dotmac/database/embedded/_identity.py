@@ -44,13 +44,16 @@ class Identity:
 
     def reachable_binaries(self, bin_dir: Path, scratch: Path) -> Path:
         """``bin_dir``, or a copy of its installation in ``scratch`` where the server's user may not enter it."""
+        bin_dir = bin_dir.resolve()
         if self.can_enter(bin_dir):
             return bin_dir
         copy = scratch / "install"
+        root, *others = _installation(bin_dir)
         if not copy.exists():
-            shutil.copytree(bin_dir.parent, copy, symlinks=True)
+            for folder in (root, *others):
+                shutil.copytree(folder, copy / folder.name, symlinks=True)
             self.give(copy)
-        return copy / bin_dir.name
+        return copy / root.name / bin_dir.relative_to(root)
 
     def can_enter(self, directory: Path) -> bool:
         """True when the server's user can get as far as ``directory``."""
@@ -62,6 +65,15 @@ class Identity:
             for folder in folders
             if folder.exists()
         )
+
+
+def _installation(bin_dir: Path) -> list[Path]:
+    """The directories that programs in ``bin_dir`` need; a wheel keeps its libraries beside its package."""
+    for package in bin_dir.parents:
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.is_dir():
+            return [package, libraries]
+    return [bin_dir.parent]
 
 
 @cache

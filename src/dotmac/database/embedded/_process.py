@@ -99,6 +99,9 @@ class SupervisedProcess:
     @property
     def is_running(self) -> bool:
         """True until the server has ended, for whatever reason."""
+        if os.getpid() != self._started_by:
+            # In a fork of the owner the supervisor is no child, and cannot be waited for.
+            return _is_alive(self._supervisor.pid)
         return self._supervisor.poll() is None
 
     def wait(self) -> int:
@@ -186,6 +189,16 @@ def _environment() -> dict[str, str]:
     # Nothing of ours leaks in: PGDATA, PGOPTIONS or a locale would change what the server does.
     kept = {name: os.environ[name] for name in ("PATH", "TMPDIR", "LD_LIBRARY_PATH") if name in os.environ}
     return {"LC_ALL": "C", "TZ": "UTC", **kept}
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _children(pid: int) -> list[int]:

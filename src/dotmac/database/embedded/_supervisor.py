@@ -27,13 +27,18 @@ _OWNER_POLL_SECONDS = 0.5
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
-def _libc_call(name: str, *arguments: int) -> None:
+def _libc() -> Callable[..., None]:
+    """A way to call the C library that raises OSError; ctypes itself is loaded here and not when it is called."""
     import ctypes  # noqa: PLC0415 - only Linux needs it, and it costs 10 ms
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(libc, name)(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
+    library = ctypes.CDLL(None, use_errno=True)
+
+    def call(name: str, *arguments: int) -> None:
+        if getattr(library, name)(*arguments) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"{name}: {os.strerror(number)}")
+
+    return call
 
 
 def _write(path: str, text: str) -> None:
@@ -44,7 +49,7 @@ def _write(path: str, text: str) -> None:
 def enter_namespace(inner_uid: int, inner_gid: int) -> None:
     """Continue as ``inner_uid`` in a user namespace of our own: files stay ours, and the server does not see root."""
     outer_uid, outer_gid = os.getuid(), os.getgid()
-    _libc_call("unshare", _CLONE_NEWUSER)
+    _libc()("unshare", _CLONE_NEWUSER)
     with contextlib.suppress(FileNotFoundError):
         _write("/proc/self/setgroups", "deny")
     _write("/proc/self/uid_map", f"{inner_uid} {outer_uid} 1")
@@ -55,9 +60,11 @@ def _die_with_parent(signal_number: int) -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
     supervisor = os.getpid()
+    # Loaded now: the user that the child has become by then may not be allowed to read Python's own files.
+    call = _libc()
 
     def arrange() -> None:
-        _libc_call("prctl", _PR_SET_PDEATHSIG, signal_number)
+        call("prctl", _PR_SET_PDEATHSIG, signal_number)
         if os.getppid() != supervisor:
             os._exit(1)
 
@@ -197,7 +204,7 @@ def main() -> int:
         if task["namespace"] is not None:
             enter_namespace(*task["namespace"])
         child = _spawn(task)
-    except OSError as error:
+    except (OSError, subprocess.SubprocessError) as error:
         _report(error=str(error))
         return 1
     _report(pid=child.pid)

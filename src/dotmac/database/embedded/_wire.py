@@ -47,15 +47,15 @@ class WireConnection:
 
     def __init__(self, path: Path, database: str = "postgres") -> None:
         self._socket = socket.socket(socket.AF_UNIX)
+        self._reader = self._socket.makefile("rb")
         try:
             self._socket.settimeout(_TIMEOUT_SECONDS)
             self._socket.connect(str(path))
-            self._reader = self._socket.makefile("rb")
             parameters = f"user\0postgres\0database\0{database}\0client_encoding\0UTF8\0\0".encode()
             self._socket.sendall(struct.pack("!ii", len(parameters) + 8, _PROTOCOL_3) + parameters)
             self._until_ready()
         except BaseException:
-            self._socket.close()
+            self._release()
             raise
 
     def execute(self, sql: str) -> list[list[str | None]]:
@@ -72,14 +72,17 @@ class WireConnection:
         """End the session."""
         with contextlib.suppress(OSError):
             self._socket.sendall(b"X\0\0\0\4")
-        self._reader.close()
-        self._socket.close()
+        self._release()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _release(self) -> None:
+        self._reader.close()
+        self._socket.close()
 
     def _until_ready(self) -> list[list[str | None]]:
         rows: list[list[str | None]] = []
