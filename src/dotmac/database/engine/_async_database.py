@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-
     from sqlalchemy.pool import ConnectionPoolEntry
 
     from dotmac.database.engine._create import Source
@@ -183,4 +182,3 @@ class _Parts:
         """Close what is left of a loop that ended without shutting down, for example by ``loop.close()``."""
         for entry in self._entries:
             cut_off(entry.driver_connection)
-            entry.dbapi_connection = None

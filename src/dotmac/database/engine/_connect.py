@@ -89,9 +89,9 @@ def cut_off(connection: Any) -> None:
     transport = _transport(connection)
     if transport is not None and hasattr(transport, "_call_connection_lost"):
         # The call the loop would have made next; without it the socket is closed by a warning destructor.
-        transport._call_connection_lost(None)
+        transport._call_connection_lost(None)  # noqa: SLF001
     if getattr(connection, "_writer", None) is not None:
-        connection._writer = None
+        connection._writer = None  # noqa: SLF001
 
 
 def _transport(connection: Any) -> Any:
@@ -101,7 +101,7 @@ def _transport(connection: Any) -> Any:
 
 
 async def _open_asyncpg(*arguments: Any, **keywords: Any) -> Any:
-    import asyncpg  # noqa: PLC0415 - an extra
+    import asyncpg  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
 
     return await asyncpg.connect(*arguments, **keywords)
 
@@ -129,7 +129,7 @@ async def _open_asyncmy(*arguments: Any, **keywords: Any) -> Any:
 
 
 async def _open_aiomysql(*arguments: Any, **keywords: Any) -> Any:
-    import aiomysql  # noqa: PLC0415 - an extra
+    import aiomysql  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
 
     return await aiomysql.connect(*arguments, **keywords)
 

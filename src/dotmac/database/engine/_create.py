@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 import sqlalchemy
 from sqlalchemy import event
 
-from dotmac.database.engine import _liveness, _read_only, _sqlite
+from dotmac.database.engine import _liveness, _read_only, _redaction, _sqlite
 from dotmac.database.engine._connect import careful_connector
 from dotmac.database.engine._plan import Plan, plan_engine
 from dotmac.database.errors import ConfigurationError
@@ -47,7 +47,7 @@ def create_async_engine(url: Source = None, **arguments: Any) -> AsyncEngine:
     connect_args["async_creator_fn"] = careful_connector(
         plan.driver, plan.connect_timeout, None if opener is None else lambda *_, **__: opener()
     )
-    engine = _made(sqlalchemy_asyncio.create_async_engine, plan, engine_arguments)
+    engine: AsyncEngine = _made(sqlalchemy_asyncio.create_async_engine, plan, engine_arguments)
     _watch(engine.sync_engine, plan)
     return engine
 
@@ -106,10 +106,12 @@ def _made(make: Any, plan: Plan, arguments: dict[str, Any]) -> Any:
 
 
 def _watch(engine: Engine, plan: Plan) -> None:
+    if plan.arguments["hide_parameters"]:
+        _redaction.install(engine)
+    if plan.backend in {"mysql", "mariadb", "sqlite"}:
+        _read_only.install(engine)
     if plan.sqlite is not None:
         _sqlite.install(engine, plan.sqlite, plan.arguments.get("isolation_level"))
-    elif plan.backend in {"mysql", "mariadb"}:
-        _read_only.install_mysql(engine)
     if plan.driver == "pymysql":
         _bound_handshake(engine, plan.connect_timeout)
     if plan.checks_liveness or plan.recycle_seconds > 0:

@@ -34,4 +34,4 @@ def connect_arguments(
     }
     for name in url.query:
         arguments.pop(name, None)
-    return arguments | given
+    return {**arguments, **given}

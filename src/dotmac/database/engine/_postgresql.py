@@ -40,7 +40,7 @@ _DSN_ONLY = frozenset(
         "servicefile",
     }
 )
-_NUMBERS: dict[str, type[int] | type[float]] = {
+_NUMBERS: dict[str, type[int | float]] = {
     "timeout": float,
     "command_timeout": float,
     "statement_cache_size": int,

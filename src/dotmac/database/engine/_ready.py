@@ -7,13 +7,12 @@ import logging
 import random
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import sqlalchemy
 from sqlalchemy import pool, text
 from sqlalchemy.engine import Engine
 
-from dotmac.database.engine._create import create_async_engine, create_sync_engine
+from dotmac.database.engine._create import create_async_engine, create_sync_engine, settings_from
 from dotmac.database.errors import ConfigurationError, DatabaseUnavailableError
 
 if TYPE_CHECKING:
@@ -84,18 +83,28 @@ async def wait_until_ready(
             unknown database).
     """
     waiting = _Waiting(timeout_seconds, interval_seconds, progress)
-    own = None if hasattr(source, "sync_engine") else create_async_engine(source, poolclass=pool.NullPool)  # type: ignore[arg-type]
-    engine: AsyncEngine = own or source  # type: ignore[assignment]
-    while True:
-        try:
-            async with asyncio.timeout(waiting.attempt_seconds()), engine.connect() as connection:
-                await connection.execute(text("SELECT 1"))
-        except Exception as error:  # noqa: BLE001 - sorted by what it says
-            await asyncio.sleep(waiting.pause_after(error))
-        else:
-            break
-    if own is not None:
-        await own.dispose()
+    from sqlalchemy.ext.asyncio import AsyncEngine  # noqa: PLC0415 - slow, and only asyncio needs it
+
+    is_ours = not isinstance(source, AsyncEngine)
+    engine = (
+        source if isinstance(source, AsyncEngine) else create_async_engine(source, poolclass=pool.NullPool)
+    )
+    try:
+        while not await _answers(engine, waiting):
+            pass
+    finally:
+        if is_ours:
+            await engine.dispose()
+
+
+async def _answers(engine: AsyncEngine, waiting: _Waiting) -> bool:
+    try:
+        async with asyncio.timeout(waiting.attempt_seconds()), engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+    except Exception as error:  # noqa: BLE001 - sorted by what it says
+        await asyncio.sleep(waiting.pause_after(error))
+        return False
+    return True
 
 
 def wait_until_ready_sync(
@@ -123,9 +132,7 @@ def wait_until_ready_sync(
                 engine.dispose()
 
 
-def _one_attempt_engine(source: Any, seconds: float) -> Engine:
-    from dotmac.database.engine._create import settings_from  # noqa: PLC0415
-
+def _one_attempt_engine(source: Source, seconds: float) -> Engine:
     settings = settings_from(source).model_copy(update={"connect_timeout": seconds})
     return create_sync_engine(settings, poolclass=pool.NullPool)
 
@@ -166,7 +173,7 @@ class _Waiting:
             ) from None
         # Full jitter on the growing part keeps many starting processes from knocking together.
         grown = min(_LONGEST_PAUSE_SECONDS, self._interval * 2 ** min(self._attempts - 1, 16))
-        pause = self._interval + (grown - self._interval) * random.random()  # noqa: S311 - no secrecy needed
+        pause: float = self._interval + (grown - self._interval) * random.random()  # noqa: S311 - no secrecy needed
         if waited + pause >= self._timeout:
             raise DatabaseUnavailableError(
                 f"The database did not answer within {self._timeout:g} s ({self._attempts} attempts; the last one "
@@ -192,7 +199,7 @@ def _causes(error: BaseException) -> list[BaseException]:
     at: BaseException | None = error
     while at is not None and at not in found:
         found.append(at)
-        at = at.orig if isinstance(at, sqlalchemy.exc.DBAPIError) and at.orig is not None else at.__cause__
+        at = getattr(at, "orig", None) or at.__cause__
     return found
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
 
-READ_ONLY = "dotmac_read_only"
 BUSY_TIMEOUT_MILLISECONDS = 5_000
 _MEMDB_SINCE = (3, 36)
 
@@ -76,7 +75,7 @@ def connect_arguments(sqlite_plan: SqlitePlan, given: Mapping[str, Any]) -> dict
     arguments: dict[str, Any] = {"isolation_level": None, "check_same_thread": False}
     if sqlite_plan.memory_name is not None:
         arguments["uri"] = True
-    return arguments | given
+    return {**arguments, **given}
 
 
 def memory_pool(*, is_async: bool) -> dict[str, Any]:
@@ -133,16 +132,8 @@ def install(engine: Engine, sqlite_plan: SqlitePlan, isolation_level: str | None
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         options = connection.get_execution_options()
-        _set_query_only(connection, wanted=bool(options.get(READ_ONLY)))
         if options.get("isolation_level", isolation_level) != "AUTOCOMMIT":
             connection.exec_driver_sql(f"BEGIN {options.get('sqlite_begin', 'DEFERRED')}")
-
-
-def _set_query_only(connection: Connection, *, wanted: bool) -> None:
-    """Switch the pragma when it differs from what this pooled connection was left with: usually never."""
-    if connection.info.get("query_only", False) != wanted:
-        connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if wanted else 'OFF'}")
-        connection.info["query_only"] = wanted
 
 
 def _install_memory(engine: Engine, name: str) -> None:
