@@ -28,10 +28,23 @@ sys.stdout.flush()
 """
 
 
-def start_owner(kind: str, then: str = "signal.pause()") -> tuple[subprocess.Popen[str], dict[str, object]]:
-    owner = subprocess.Popen([sys.executable, "-c", _OWNER + then, kind], stdout=subprocess.PIPE, text=True)
-    assert owner.stdout is not None
-    return owner, json.loads(owner.stdout.readline())
+@pytest.fixture
+def start_owner():
+    """Starts a process that owns a server and then does ``then``."""
+    owners = []
+
+    def start(kind, then="signal.pause()"):
+        owner = subprocess.Popen(
+            [sys.executable, "-c", _OWNER + then, kind], stdout=subprocess.PIPE, text=True
+        )
+        owners.append(owner)
+        return owner, json.loads(owner.stdout.readline())
+
+    yield start
+    for owner in owners:
+        owner.kill()
+        owner.wait()
+        owner.stdout.close()
 
 
 def wait_for_end(*descriptors: int) -> None:
@@ -43,7 +56,7 @@ def wait_for_end(*descriptors: int) -> None:
 
 @pytest.mark.parametrize("kind", ["postgres", "valkey"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_server_ends_with_its_owner(kind, number):
+def test_server_ends_with_its_owner(start_owner, kind, number):
     owner, started = start_owner(kind)
     server, supervisor = os.pidfd_open(started["pid"]), os.pidfd_open(started["supervisor"])
     owner.send_signal(number)
@@ -53,7 +66,7 @@ def test_server_ends_with_its_owner(kind, number):
 
 
 @pytest.mark.parametrize("then", ["", "raise SystemExit(3)", "1 / 0"])
-def test_server_is_gone_when_its_owner_has_exited(then):
+def test_server_is_gone_when_its_owner_has_exited(start_owner, then):
     owner, started = start_owner("postgres", then + "  # ends here\n")
     owner.communicate()
     with pytest.raises(ProcessLookupError):
@@ -61,7 +74,7 @@ def test_server_is_gone_when_its_owner_has_exited(then):
     assert not Path(started["directory"]).exists()
 
 
-def test_forked_child_neither_stops_nor_keeps_the_server():
+def test_forked_child_neither_stops_nor_keeps_the_server(start_owner):
     # The child inherits the pipe and outlives its parent, which is then killed.
     then = """
 import os
@@ -77,27 +90,25 @@ signal.pause()
     owner, started = start_owner("postgres", then)
     server, supervisor = os.pidfd_open(started["pid"]), os.pidfd_open(started["supervisor"])
     lines = {owner.stdout.readline().strip(), owner.stdout.readline().strip()}
-    assert "True" in lines
     child = int((lines - {"True"}).pop())
-    assert not select.select([server], [], [], 0)[0]
-    owner.kill()
-    owner.wait()
-    wait_for_end(server, supervisor)
-    os.kill(child, signal.SIGKILL)
-    owner.stdout.close()
+    try:
+        assert "True" in lines
+        assert not select.select([server], [], [], 0)[0]
+        owner.kill()
+        wait_for_end(server, supervisor)
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("kind", ["postgres", "valkey"])
-def test_server_ends_with_its_supervisor(kind):
-    owner, started = start_owner(kind)
+def test_server_ends_with_its_supervisor(start_owner, kind):
+    _owner, started = start_owner(kind)
     server = os.pidfd_open(started["pid"])
     os.kill(started["supervisor"], signal.SIGKILL)
     wait_for_end(server)
-    owner.kill()
-    owner.communicate()
 
 
-def test_next_start_sweeps_what_a_crash_left(monkeypatch):
+def test_next_start_sweeps_what_a_crash_left(start_owner, monkeypatch):
     owner, started = start_owner("valkey")
     server = os.pidfd_open(started["pid"])
     # Nobody is left to clean up.
