@@ -73,6 +73,11 @@ class AsyncDatabase:
         """Makes sessions, for the running event loop, that the caller commits and closes."""
         return self._current().factory
 
+    @property
+    def read_session_factory(self) -> async_sessionmaker[AsyncSession]:
+        """Same as `session_factory`, for sessions that are read-only at the server; on the replica if there is one."""
+        return self._current().read_factory
+
     def create_session(self) -> AbstractAsyncContextManager[AsyncSession]:
         """A session on the primary that commits when the block ends well and rolls back when it does not."""
         return with_async_session(lambda: self._current().factory())

@@ -32,7 +32,9 @@ _EXPIRES = "dotmac_expires"
 
 def install(engine: Engine, *, driver: str, is_async: bool, checks: bool, recycle_seconds: float) -> None:
     """Watch the connections of ``engine``; see the module's first lines."""
-    ping = _async_ping(engine.dialect) if is_async else _SYNC_PINGS.get(driver, engine.dialect.do_ping)
+    ping = (
+        _async_ping(engine.dialect, driver) if is_async else _SYNC_PINGS.get(driver, engine.dialect.do_ping)
+    )
     has_news = _NEWS.get((driver, is_async), _no_news)
 
     @event.listens_for(engine, "connect")
@@ -72,10 +74,13 @@ def _answers(ping: Callable[[Any], object], dialect: Dialect, connection: DBAPIC
     return True
 
 
-def _async_ping(dialect: Dialect) -> Callable[[Any], object]:
-    async def bounded(connection: DBAPIConnection) -> None:
+def _async_ping(dialect: Dialect, driver: str) -> Callable[[Any], object]:
+    async def bounded(connection: Any) -> None:
         async with asyncio.timeout(PING_SECONDS):
-            await greenlet_spawn(dialect.do_ping, connection)
+            if driver == "psycopg":
+                await _ping_psycopg_async(connection._connection.pgconn)  # noqa: SLF001
+            else:
+                await greenlet_spawn(dialect.do_ping, connection)
 
     def ping(connection: DBAPIConnection) -> None:
         await_only(bounded(connection))
@@ -83,17 +88,38 @@ def _async_ping(dialect: Dialect) -> Callable[[Any], object]:
     return ping
 
 
+async def _ping_psycopg_async(libpq: Any) -> None:
+    """As `_ping_psycopg`. The driver's own execute, when cancelled, waits 5 s more for the silent server."""
+    loop = asyncio.get_running_loop()
+    libpq.send_query(b";")
+    try:
+        while not _ping_answered(libpq):
+            readable = asyncio.Event()
+            loop.add_reader(libpq.socket, readable.set)
+            try:
+                await readable.wait()
+            finally:
+                loop.remove_reader(libpq.socket)
+            libpq.consume_input()
+    except BaseException:
+        libpq.finish()
+        raise
+
+
+def _ping_answered(libpq: Any) -> bool:
+    libpq.flush()
+    while not libpq.is_busy():
+        if libpq.get_result() is None:
+            return True
+    return False
+
+
 def _ping_psycopg(connection: Any) -> None:
     """One empty query, one round trip, sent below the transaction layer: an idle connection has no transaction."""
     libpq = connection.pgconn
     deadline = time.monotonic() + PING_SECONDS
     libpq.send_query(b";")
-    while True:
-        libpq.flush()
-        if not libpq.is_busy():
-            if libpq.get_result() is None:
-                return
-            continue
+    while not _ping_answered(libpq):
         if not select.select([libpq.socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
             libpq.finish()
             raise TimeoutError
