@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from dotmac.database.errors import DatabaseError
+from dotmac.database.errors import ConfigurationError, DatabaseError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -131,9 +131,9 @@ def dotmac_database(
 @pytest.fixture(scope="session")
 def dotmac_engine(dotmac_database: WorkerDatabase) -> Iterator[AsyncEngine]:
     """An async engine on this worker's database; it keeps no connections, so any event loop may use it."""
-    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - the plugin imports lightly
     from sqlalchemy.pool import NullPool  # noqa: PLC0415 - the plugin imports lightly
 
+    from dotmac.database.engine import create_async_engine  # noqa: PLC0415 - the plugin imports lightly
     from dotmac.database.testing._servers import async_driver  # noqa: PLC0415 - the plugin imports lightly
 
     engine = create_async_engine(dotmac_database.url(async_driver()), poolclass=NullPool)
@@ -144,11 +144,12 @@ def dotmac_engine(dotmac_database: WorkerDatabase) -> Iterator[AsyncEngine]:
 @async_fixture
 async def dotmac_session(dotmac_engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
     """An async session; what the test writes, commits included, is rolled back after it."""
-    from sqlalchemy.ext.asyncio import AsyncSession  # noqa: PLC0415 - the plugin imports lightly
+    from dotmac.database.engine import create_session_factory  # noqa: PLC0415 - the plugin imports lightly
 
+    factory = create_session_factory(dotmac_engine, join_transaction_mode="create_savepoint")
     async with dotmac_engine.connect() as connection:
         transaction = await connection.begin()
-        session = AsyncSession(connection, join_transaction_mode="create_savepoint", expire_on_commit=False)
+        session = factory(bind=connection)
         try:
             yield session
         finally:
@@ -159,12 +160,13 @@ async def dotmac_session(dotmac_engine: AsyncEngine) -> AsyncIterator[AsyncSessi
 @pytest.fixture(scope="session")
 def dotmac_sync_engine(dotmac_database: WorkerDatabase) -> Iterator[Engine]:
     """A blocking engine (psycopg) on this worker's database."""
-    from sqlalchemy import create_engine  # noqa: PLC0415 - the plugin imports lightly
     from sqlalchemy.pool import NullPool  # noqa: PLC0415 - the plugin imports lightly
+
+    from dotmac.database.engine import create_engine  # noqa: PLC0415 - the plugin imports lightly
 
     try:
         engine = create_engine(dotmac_database.url("psycopg"), poolclass=NullPool)
-    except ModuleNotFoundError:
+    except ConfigurationError:
         pytest.fail("The blocking fixtures need psycopg: install 'dotmac-database[pg]'.", pytrace=False)
     yield engine
     engine.dispose()
@@ -173,11 +175,12 @@ def dotmac_sync_engine(dotmac_database: WorkerDatabase) -> Iterator[Engine]:
 @pytest.fixture
 def dotmac_sync_session(dotmac_sync_engine: Engine) -> Iterator[Session]:
     """A blocking session; what the test writes, commits included, is rolled back after it."""
-    from sqlalchemy.orm import Session  # noqa: PLC0415 - the plugin imports lightly
+    from dotmac.database.engine import create_session_factory  # noqa: PLC0415 - the plugin imports lightly
 
+    factory = create_session_factory(dotmac_sync_engine, join_transaction_mode="create_savepoint")
     with dotmac_sync_engine.connect() as connection:
         transaction = connection.begin()
-        session = Session(connection, join_transaction_mode="create_savepoint", expire_on_commit=False)
+        session = factory(bind=connection)
         try:
             yield session
         finally:
