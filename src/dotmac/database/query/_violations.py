@@ -47,6 +47,7 @@ _SQLITE_KINDS = {
 }
 _DATA_ERROR_CLASS = "22"
 _MYSQL_KEY = re.compile(r"for key '(?:[^'.]*\.)?([^']+)'$")
+_MYSQL_CHECK = re.compile(r"(?:CONSTRAINT `([^`]+)` failed for|Check constraint '([^']+)' is violated)")
 _SQLITE_COLUMNS = re.compile(r"constraint failed: ([\w., ]+)$")
 _MESSAGES = {
     "foreign_key": "refers to a row that does not exist, or is referred to by another row",
@@ -59,9 +60,9 @@ _MESSAGES = {
 
 def translated(error: SQLAlchemyError, shape: ModelShape) -> DatabaseError | None:
     """The error that callers should see for a driver's; None if ours has nothing better to say."""
-    if isinstance(error, IntegrityError):
-        return _integrity(error, shape)
     if isinstance(error, DBAPIError):
+        if isinstance(error, IntegrityError) or _is_mysql_refusal(error.orig):
+            return _integrity(error, shape)
         if (sqlstate(error) or "").startswith(_DATA_ERROR_CLASS) or _refused_by_driver(error):
             return ValidationError(
                 f"A value for {shape.name} does not fit its column (too long, out of range, or of another type).",
@@ -89,7 +90,13 @@ def _refused_by_driver(error: DBAPIError) -> bool:
     )
 
 
-def _integrity(error: IntegrityError, shape: ModelShape) -> DatabaseError:
+def _is_mysql_refusal(original: Any) -> bool:
+    # Drivers take a broken CHECK for an operational error.
+    args: tuple[Any, ...] = getattr(original, "args", ())
+    return bool(args) and args[0] in _MYSQL_CODES
+
+
+def _integrity(error: DBAPIError, shape: ModelShape) -> DatabaseError:
     kind, constraint = _kind(error.orig), _constraint(error.orig, shape)
     if kind == "unique":
         return DuplicateEntityError(shape.name, constraint)
@@ -118,6 +125,8 @@ def _constraint(original: Any, shape: ModelShape) -> str | None:
     text = str(original.args[1]) if len(getattr(original, "args", ())) > 1 else str(original)
     if found := _MYSQL_KEY.search(text):
         return found[1]
+    if found := _MYSQL_CHECK.search(text):
+        return found[1] or found[2]
     if found := _SQLITE_COLUMNS.search(text):
         return _by_columns(found[1], shape)
     return None
