@@ -2,4 +2,26 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dotmac.database.testing._memory import InMemoryDatabase
+    from dotmac.database.testing._mock import AsyncMockRepository, MockRepository
+
+_HOMES = {
+    "AsyncMockRepository": "_mock",
+    "InMemoryDatabase": "_memory",
+    "MockRepository": "_mock",
+}
+
+__all__ = ["AsyncMockRepository", "InMemoryDatabase", "MockRepository"]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: the pytest plugin lives in this package, and every pytest run imports it.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

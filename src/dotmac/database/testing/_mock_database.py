@@ -1,0 +1,118 @@
+"""The database behind mocks: SQLite in memory, brought closer to PostgreSQL where the two differ quietly."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import event
+from sqlalchemy.exc import MissingGreenlet
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
+
+from dotmac.database.engine import create_engine
+from dotmac.database.testing._memory_tables import create_tables, tables_of, translate_schemas
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Engine, Table
+
+R = TypeVar("R")
+
+
+class MockDatabase:
+    """One database in memory and one session on it, shared by the mocks that are beside each other.
+
+    Attributes:
+        session: The session.
+        async_session: The same session, to be awaited; None for blocking mocks.
+    """
+
+    def __init__(self, *, is_async: bool) -> None:
+        self._engine = create_engine("sqlite://")
+        event.listen(self._engine, "connect", _like_postgresql)
+        self.async_session: AsyncSession | None = None
+        if is_async:
+            event.listen(self._engine, "before_cursor_execute", _awaited_only)
+            self.async_session = AsyncSession(expire_on_commit=False, autoflush=False)
+            self.session = self.async_session.sync_session
+        else:
+            self.session = Session(expire_on_commit=False, autoflush=False)
+        self.session.bind = self._engine
+        self._tables: dict[Table, None] = {}
+        self.close = weakref.finalize(self, _close, self.session, self._engine)
+
+    def add(self, model: type[Any]) -> None:
+        """Make the model's tables, and those they refer to. Commits: a table must outlive a rollback.
+
+        Raises:
+            ConfigurationError: SQLite cannot have one of them.
+        """
+        tables = tables_of([model])
+        if self._tables.keys() >= set(tables):
+            return
+        self._tables.update(dict.fromkeys(tables))
+        self.session.commit()
+        with self._engine.begin() as connection:
+            create_tables(connection, self._tables)
+        self.session.bind = self._engine.execution_options(
+            schema_translate_map=translate_schemas(self._tables)
+        )
+
+
+def _close(session: Session, engine: Engine) -> None:
+    session.close()
+    engine.dispose()
+
+
+def at_once(work: Callable[[], R]) -> R:
+    """The result of blocking ``work`` on a guarded session, outside any event loop."""
+    running = greenlet_spawn(work)
+    try:
+        running.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return] # what work returned
+    raise AssertionError("a private database has nothing to wait for")
+
+
+def _awaited_only(*_: Any) -> None:
+    """What a driver for asyncio does: refuse I/O, such as a lazy load, that nobody awaits."""
+    if not in_greenlet():
+        raise MissingGreenlet(
+            "This would be I/O outside await: a relationship or column that is not loaded was touched. "
+            "Load it with the row: load=['relation']."
+        )
+
+
+def _like_postgresql(connection: Any, _entry: object) -> None:
+    """LIKE minds case, backslash escapes in it, and case is folded beyond ASCII."""
+    connection.create_function("like", 2, _like, deterministic=True)
+    connection.create_function("like", 3, _like, deterministic=True)
+    connection.create_function("lower", 1, lambda text: _folded(text, str.lower), deterministic=True)
+    connection.create_function("upper", 1, lambda text: _folded(text, str.upper), deterministic=True)
+
+
+def _folded(text: Any, fold: Callable[[str], str]) -> Any:
+    return None if text is None else fold(str(text))
+
+
+def _like(pattern: Any, text: Any, escape: str = "\\") -> bool | None:
+    if pattern is None or text is None:
+        return None
+    return _regular_expression(str(pattern), escape).fullmatch(str(text)) is not None
+
+
+@lru_cache(maxsize=256)
+def _regular_expression(pattern: str, escape: str) -> re.Pattern[str]:
+    parts, characters = [], iter(pattern)
+    for character in characters:
+        if character == escape:
+            parts.append(re.escape(next(characters, escape)))
+        else:
+            parts.append({"%": ".*", "_": "."}.get(character) or re.escape(character))
+    return re.compile("".join(parts), re.DOTALL)
