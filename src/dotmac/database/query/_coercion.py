@@ -11,7 +11,6 @@ from sqlalchemy import ARRAY, JSON, BigInteger, DateTime, Enum, Integer, Numeric
 from sqlalchemy.types import TypeDecorator
 
 from dotmac.database.errors import ValidationError
-from dotmac.database.models import UTCDateTime
 
 if TYPE_CHECKING:
     import enum
@@ -62,15 +61,32 @@ def _coerce(column_type: TypeEngine[Any], value: Any, field: str, model: str) ->
 def python_type_of(column_type: TypeEngine[Any]) -> type[Any] | None:
     """The Python type of a column's values, or None where SQLAlchemy does not know it."""
     try:
-        return column_type.python_type
+        known = column_type.python_type
     except NotImplementedError:
-        return None
+        known = object
+    if known is not object:
+        return known
+    inner = _inner(column_type)
+    # A decorator that does not say what it takes: moments are moments, and what it passes on as it is fits the inner type.
+    tells = inner is not column_type and (isinstance(inner, DateTime) or _passes_on(column_type))
+    return python_type_of(inner) if tells else None
 
 
 def _wants_timezone(column_type: TypeEngine[Any]) -> bool:
-    return isinstance(column_type, UTCDateTime) or (
-        isinstance(column_type, DateTime) and bool(column_type.timezone)
+    inner = _inner(column_type)
+    return isinstance(inner, DateTime) and bool(inner.timezone)
+
+
+def _passes_on(column_type: TypeEngine[Any]) -> bool:
+    """True for types whose values reach the database as they are, not encrypted or rewritten."""
+    return (
+        not isinstance(column_type, TypeDecorator)
+        or type(column_type).process_bind_param is TypeDecorator.process_bind_param
     )
+
+
+def _inner(column_type: TypeEngine[Any]) -> TypeEngine[Any]:
+    return column_type.impl_instance if isinstance(column_type, TypeDecorator) else column_type
 
 
 @lru_cache(maxsize=256)
@@ -139,14 +155,14 @@ def _misfit(field: str, model: str, expected: str) -> ValidationError:
 
 
 def is_textual(column_type: TypeEngine[Any]) -> bool:
-    """True for columns that LIKE makes sense on."""
-    return isinstance(column_type, String) and not isinstance(column_type, Enum)
+    """True for columns that LIKE makes sense on: text that is stored as it is read."""
+    inner = _inner(column_type)
+    return isinstance(inner, String) and not isinstance(inner, Enum) and _passes_on(column_type)
 
 
 def is_sortable(column_type: TypeEngine[Any]) -> bool:
     """True for columns with one total order on every database."""
-    inner = column_type.impl_instance if isinstance(column_type, TypeDecorator) else column_type
-    return not isinstance(inner, JSON | ARRAY)
+    return not isinstance(_inner(column_type), JSON | ARRAY)
 
 
 def is_inexact(column_type: TypeEngine[Any]) -> bool:

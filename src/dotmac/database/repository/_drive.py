@@ -36,7 +36,8 @@ def drive(session: Session, steps: Steps[R], shape: ModelShape) -> R:
 def _perform(session: Session, step: Step) -> Any:
     match step:
         case Execute():
-            return session.execute(step.statement, step.parameters, execution_options=step.options)
+            run = getattr(session, "exec", session.execute)  # SQLModel's sessions deprecate execute()
+            return run(step.statement, params=step.parameters, execution_options=step.options)
         case Flush():
             return session.flush()
         case Delete():
@@ -62,7 +63,8 @@ async def drive_async(session: AsyncSession, steps: Steps[R], shape: ModelShape)
 async def _perform_async(session: AsyncSession, step: Step) -> Any:
     match step:
         case Execute():
-            return await session.execute(step.statement, step.parameters, execution_options=step.options)
+            run = getattr(session, "exec", session.execute)  # SQLModel's sessions deprecate execute()
+            return await run(step.statement, params=step.parameters, execution_options=step.options)
         case Flush():
             return await session.flush()
         case Delete():
