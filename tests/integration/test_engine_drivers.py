@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 
 import pytest
 from sqlalchemy import make_url, text
@@ -21,6 +22,14 @@ from dotmac.database.engine import (
     with_async_session,
     with_session,
 )
+
+# Of this process's own: workers of one run share a MySQL database.
+TABLE = f"engine_rows_{uuid.uuid4().hex[:8]}"
+CREATE = text(f"CREATE TABLE {TABLE} (word varchar(50))")
+DROP = text(f"DROP TABLE {TABLE}")
+INSERT = text(f"INSERT INTO {TABLE} VALUES (:word)")  # noqa: S608 - a constant
+DELETE = text(f"DELETE FROM {TABLE}")  # noqa: S608 - a constant
+COUNT = text(f"SELECT count(*) FROM {TABLE}")  # noqa: S608 - a constant
 
 ASYNC_DRIVERS = ["asyncpg", "psycopg", "aiosqlite", "aiosqlite-memory", "asyncmy", "aiomysql"]
 SYNC_DRIVERS = ["psycopg", "pysqlite", "pysqlite-memory", "pymysql"]
@@ -51,10 +60,10 @@ def sync_url(request, tmp_path):
 async def engine(async_url):
     engine = create_async_engine(async_url, pool_size=5, max_overflow=0)
     async with engine.begin() as connection:
-        await connection.execute(text("CREATE TABLE engine_rows (word varchar(50))"))
+        await connection.execute(CREATE)
     yield engine
     async with engine.begin() as connection:
-        await connection.execute(text("DROP TABLE engine_rows"))
+        await connection.execute(DROP)
     assert engine.pool.checkedout() == 0
     await engine.dispose()
 
@@ -63,16 +72,12 @@ async def engine(async_url):
 def sync_engine(sync_url):
     engine = create_engine(sync_url, pool_size=5, max_overflow=0)
     with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE engine_rows (word varchar(50))"))
+        connection.execute(CREATE)
     yield engine
     with engine.begin() as connection:
-        connection.execute(text("DROP TABLE engine_rows"))
+        connection.execute(DROP)
     assert engine.pool.checkedout() == 0
     engine.dispose()
-
-
-INSERT = text("INSERT INTO engine_rows VALUES (:word)")
-COUNT = text("SELECT count(*) FROM engine_rows")
 
 
 async def rows(engine):
@@ -199,7 +204,7 @@ async def test_cancelled_sessions_leave_no_connection_checked_out(engine, storms
         async with with_async_session(factory) as session:
             for _ in range(5):
                 await session.execute(INSERT, {"word": str(number)})
-            await session.execute(text("DELETE FROM engine_rows"))
+            await session.execute(DELETE)
 
     for storm in range(storms):
         tasks = [asyncio.create_task(work(number)) for number in range(50)]
