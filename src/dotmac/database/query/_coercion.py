@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,39 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import InstrumentedAttribute
     from sqlalchemy.types import TypeEngine
+
+
+@dataclass(frozen=True, slots=True)
+class PlainValues:
+    """Values of a column that need no coercion: exactly of ``kind``, integers between ``low`` and ``high``."""
+
+    kind: type[Any] | None
+    low: int = 0
+    high: int = 0
+
+    def accepts(self, value: Any) -> bool:
+        """True if ``value`` can go to the database as it is; False if `coerce` must look at it."""
+        kind = type(value)
+        if kind is not self.kind:
+            return value is None
+        if kind is str:
+            return value.isascii() and "\x00" not in value
+        return kind is not int or self.low <= value <= self.high
+
+
+def plain_values(attribute: InstrumentedAttribute[Any]) -> PlainValues:
+    """Which values of ``attribute`` need no coercion; most do not, and bulk writes have many."""
+    column_type = attribute.type
+    if isinstance(column_type, Enum):
+        return PlainValues(column_type.enum_class)
+    if isinstance(column_type, TypeDecorator | JSON | ARRAY | DateTime):
+        return PlainValues(None)
+    kind = python_type_of(column_type)
+    if kind is int:
+        bits = next((bits for kind, bits in _BITS if isinstance(column_type, kind)), 64)
+        return PlainValues(int, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return PlainValues(kind)
+
 
 _BITS = ((SmallInteger, 16), (BigInteger, 64), (Integer, 32))
 

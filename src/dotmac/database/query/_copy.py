@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from dotmac.database.models._audit import CONTEXT_OPTION
+from dotmac.database.query._values import is_sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,41 +23,44 @@ COPY_FROM_ROWS = 500
 class _Execution:
     """What column defaults that look at their execution see outside a statement."""
 
-    def __init__(self, context: RequestContext, row: dict[str, Any]) -> None:
+    def __init__(self, context: RequestContext) -> None:
         self.execution_options = {CONTEXT_OPTION: context}
-        self._row = row
+        self.row: dict[str, Any] = {}
 
     def get_current_parameters(self, isolate_multiinsert_groups: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002, ARG002 - SQLAlchemy's signature
-        return self._row
+        return self.row
+
+
+@lru_cache(maxsize=1024)
+def _client_defaults(shape: ModelShape) -> tuple[tuple[str, Any], ...]:
+    return tuple(
+        (name, default)
+        for name, attribute in shape.columns.items()
+        if (default := attribute.property.columns[0].default) is not None
+        and (default.is_scalar or default.is_callable)
+    )
 
 
 def with_client_defaults(
     shape: ModelShape, rows: list[dict[str, Any]], context: RequestContext
 ) -> list[dict[str, Any]]:
-    """``rows`` with the defaults that Python computes; those of the server stay out."""
-    defaults = [
-        (name, default)
-        for name, attribute in shape.columns.items()
-        if (default := attribute.property.columns[0].default) is not None
-        and (default.is_scalar or default.is_callable)
-    ]
-    return [_filled(row, defaults, context) for row in rows]
-
-
-def _filled(row: dict[str, Any], defaults: list[tuple[str, Any]], context: RequestContext) -> dict[str, Any]:
-    filled = dict(row)
-    for name, default in defaults:
-        if name not in filled:
-            filled[name] = default.arg if default.is_scalar else default.arg(_Execution(context, filled))
-    return filled
+    """``rows`` with the defaults that Python computes filled in; those of the server stay out."""
+    execution = _Execution(context)
+    for name, default in _client_defaults(shape):
+        compute = None if default.is_scalar else default.arg
+        for row in rows:
+            if name not in row:
+                execution.row = row
+                row[name] = default.arg if compute is None else compute(execution)
+    return rows
 
 
 def can_copy(rows: list[dict[str, Any]]) -> bool:
     """True for batches that are large enough and hold no SQL expressions."""
     if len(rows) < COPY_FROM_ROWS:
         return False
-    types = {type(value) for row in rows for value in row.values()}
-    return not any(hasattr(kind, "_annotations") or hasattr(kind, "__clause_element__") for kind in types)
+    samples = {type(value): value for row in rows for value in row.values()}
+    return not any(is_sql(value) for value in samples.values())
 
 
 def batches(

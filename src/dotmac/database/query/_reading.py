@@ -159,7 +159,8 @@ class Reading(Generic[M]):
         scope, found = self.scope.including_deleted(include_deleted), {}
         for part in chunks(keys, KEYS_PER_STATEMENT):
             result = yield Execute(
-                _statements.by_keys(self.shape, scope, part), options={"populate_existing": True}
+                _statements.by_keys(self.shape, scope, part, self._dialect_name),
+                options={"populate_existing": True},
             )
             for entity in result.scalars():
                 found[tuple(getattr(entity, attribute.key) for attribute in self.shape.key)] = entity

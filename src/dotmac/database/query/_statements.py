@@ -6,11 +6,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
+    ARRAY,
     ClauseElement,
     Executable,
     Select,
     Update,
     and_,
+    any_,
     bindparam,
     delete,
     func,
@@ -61,13 +63,16 @@ def _by_key(shape: ModelShape, scoped: bool, include_deleted: bool) -> Select[An
     return select(shape.model).where(*wanted, *visible(shape, scope))
 
 
-def by_keys(shape: ModelShape, scope: Scope, keys: Sequence[tuple[Any, ...]]) -> Select[Any]:
+def by_keys(shape: ModelShape, scope: Scope, keys: Sequence[tuple[Any, ...]], dialect: str) -> Select[Any]:
     """SELECT of the rows with ``keys``, in no order."""
-    return select(shape.model).where(_key_in(shape, keys), *visible(shape, scope))
+    return select(shape.model).where(_key_in(shape, keys, dialect), *visible(shape, scope))
 
 
-def _key_in(shape: ModelShape, keys: Sequence[tuple[Any, ...]]) -> ColumnElement[bool]:
+def _key_in(shape: ModelShape, keys: Sequence[tuple[Any, ...]], dialect: str) -> ColumnElement[bool]:
     if len(shape.key) == 1:
+        if dialect == "postgresql":  # one parameter, however many keys
+            array = literal([key[0] for key in keys], ARRAY(shape.key[0].type))
+            return shape.key[0] == any_(array)
         return shape.key[0].in_([key[0] for key in keys])
     return tuple_(*shape.key).in_(keys)
 
@@ -162,22 +167,22 @@ def soft_delete_values(shape: ModelShape, now: Any) -> dict[str, Any]:
 
 
 def update_by_keys(
-    shape: ModelShape, scope: Scope, keys: Sequence[tuple[Any, ...]], changed: dict[str, Any]
+    shape: ModelShape, scope: Scope, keys: Sequence[tuple[Any, ...]], changed: dict[str, Any], dialect: str
 ) -> Update:
     """UPDATE of the rows with ``keys``, all to the same values."""
     return (
         update(shape.model)
-        .where(_key_in(shape, keys), *visible(shape, scope))
+        .where(_key_in(shape, keys, dialect), *visible(shape, scope))
         .values(changed)
         .execution_options(synchronize_session=False)
     )
 
 
-def delete_by_keys(shape: ModelShape, scope: Scope, keys: Sequence[tuple[Any, ...]]) -> Delete:
+def delete_by_keys(shape: ModelShape, scope: Scope, keys: Sequence[tuple[Any, ...]], dialect: str) -> Delete:
     """DELETE of the rows with ``keys``; loaded ones leave the session."""
     return (
         delete(shape.model)
-        .where(_key_in(shape, keys), *visible(shape, scope))
+        .where(_key_in(shape, keys, dialect), *visible(shape, scope))
         .execution_options(synchronize_session="fetch")
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pydantic
@@ -11,12 +12,10 @@ from sqlalchemy import inspect as sa_inspect
 
 from dotmac.database.errors import TenantMismatchError, ValidationError
 from dotmac.database.models import uuid7
-from dotmac.database.query._coercion import coerce
+from dotmac.database.query._coercion import PlainValues, coerce, plain_values
 from dotmac.database.query._fields import unknown_field
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from dotmac.database.models import ModelShape
     from dotmac.database.tenancy import Scope
 
@@ -37,19 +36,25 @@ def fields_of(shape: ModelShape, data: DataLike, *, relationships: bool = False)
         raise TypeError(
             f"{shape.name} data is a mapping of fields or a pydantic model, not {type(data).__name__}."
         )
-    fields: dict[str, Any] = {}
+    fields = dict(data)
+    plain = _plain_values(shape)
     for name, value in data.items():
-        attribute = shape.columns.get(name)
-        if attribute is not None:
-            fields[name] = value if _is_sql(value) else coerce(attribute, value, model=shape.name)
-        elif relationships and name in shape.relationships:
-            fields[name] = value
-        else:
-            raise unknown_field(shape, name)
+        known = plain.get(name)
+        if known is None:
+            if not relationships or name not in shape.relationships:
+                raise unknown_field(shape, name)
+        elif not known.accepts(value) and not is_sql(value):
+            fields[name] = coerce(shape.columns[name], value, model=shape.name)
     return fields
 
 
-def _is_sql(value: Any) -> bool:
+@lru_cache(maxsize=1024)
+def _plain_values(shape: ModelShape) -> dict[str, PlainValues]:
+    return {name: plain_values(attribute) for name, attribute in shape.columns.items()}
+
+
+def is_sql(value: Any) -> bool:
+    """True for an SQL expression, which the server computes."""
     return hasattr(value, "__clause_element__") or hasattr(value, "_annotations")
 
 
@@ -68,27 +73,40 @@ def insert_values(
         for name in ("created_by", "updated_by"):
             if name in shape.columns:
                 fields.setdefault(name, user_id)
-    for attribute in shape.key:
-        if fields.get(attribute.key) is None and _needs_uuid(attribute):
-            fields[attribute.key] = uuid7()
+    for name in _keys_to_fill(shape):
+        if fields.get(name) is None:
+            fields[name] = uuid7()
     return fields
 
 
-def _needs_uuid(attribute: Any) -> bool:
-    column = attribute.property.columns[0]
-    generated = column.default is not None or column.server_default is not None or column.foreign_keys
-    return isinstance(column.type, Uuid) and not generated
+@lru_cache(maxsize=1024)
+def _keys_to_fill(shape: ModelShape) -> tuple[str, ...]:
+    """UUID keys that nobody else fills."""
+    columns = [(attribute.key, attribute.property.columns[0]) for attribute in shape.key]
+    return tuple(
+        name
+        for name, column in columns
+        if isinstance(column.type, Uuid)
+        and column.default is None
+        and column.server_default is None
+        and not column.foreign_keys
+    )
 
 
 def _stamp_tenant(shape: ModelShape, scope: Scope, fields: dict[str, Any]) -> None:
     if shape.tenant is None or scope.tenant_id is None:
         return
     name = shape.tenant.key
-    bound = coerce(shape.tenant, str(scope.tenant_id), model=shape.name)
+    bound = _tenant_value(shape, scope.tenant_id)
     given = fields.get(name)
-    if given is not None and given != bound:
+    if given is not None and (is_sql(given) or given != bound):
         raise TenantMismatchError(shape.name)
     fields[name] = bound
+
+
+@lru_cache(maxsize=4096)
+def _tenant_value(shape: ModelShape, tenant_id: str) -> Any:
+    return coerce(shape.columns["tenant_id"], str(tenant_id), model=shape.name)
 
 
 def update_values(
@@ -144,8 +162,3 @@ def row_of(shape: ModelShape, entity: Any) -> dict[str, Any]:
     """The loaded columns of an entity, by attribute name."""
     loaded = sa_inspect(entity).dict
     return {name: loaded[name] for name in shape.columns if name in loaded}
-
-
-def columns_set(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Names that occur in any row, in first-seen order."""
-    return list(dict.fromkeys(name for row in rows for name in row))

@@ -90,46 +90,47 @@ class Writing(Reading[M]):
                 )
 
     def bulk_create(self, items: Iterable[DataLike], user_id: str | None) -> Steps[builtins.list[M]]:
-        """One INSERT per about a thousand rows (insertmanyvalues); entities in the order given."""
+        """Few rows: one INSERT (insertmanyvalues). Many, or without RETURNING: written, then read by their keys."""
         rows = [insert_values(self.shape, self.scope, item, user_id) for item in items]
         if not rows:
             return []
-        if not self._dialect().insert_executemany_returning:
-            return (yield from self._create_without_returning(rows))
-        statement = insert(self.shape.model).returning(self.shape.model, sort_by_parameter_order=True)
-        result = yield Execute(statement, rows)
-        return builtins.list(result.scalars())
-
-    def _create_without_returning(self, rows: builtins.list[dict[str, Any]]) -> Steps[builtins.list[M]]:
-        complete = _copy.with_client_defaults(self.shape, rows, self._context())
-        if any(row.get(part.key) is None for row in complete for part in self.shape.key):
-            entities = [self.shape.model(**row) for row in rows]  # keys the server gives: one INSERT each
+        rows = _copy.with_client_defaults(self.shape, rows, self._context())
+        keys = [tuple(row.get(part.key) for part in self.shape.key) for row in rows]
+        keys_known = not any(None in key for key in keys)
+        if self._dialect().insert_executemany_returning and not (keys_known and self._may_copy(rows)):
+            statement = insert(self.shape.model).returning(self.shape.model, sort_by_parameter_order=True)
+            result = yield Execute(statement, rows)
+            return builtins.list(result.scalars())
+        if not keys_known:
+            entities = [self.shape.model(**row) for row in rows]  # the server makes the keys
             self._session.add_all(entities)
             yield Flush()
             return entities
-        yield Execute(insert(self.shape.model), complete)
-        keys = [tuple(row[part.key] for part in self.shape.key) for row in complete]
+        yield from self._send(rows)
         found = yield from self._load(keys, include_deleted=True)
         return [found[key] for key in keys]
 
     def bulk_insert(self, items: Iterable[DataLike], user_id: str | None) -> Steps[int]:
-        """Like `bulk_create`, without entities: COPY on PostgreSQL for large batches. The number of rows."""
+        """Like `bulk_create`, without entities; the number of rows."""
         rows = [insert_values(self.shape, self.scope, item, user_id) for item in items]
-        if not rows:
-            return 0
-        if self._dialect_name == "postgresql" and _copy.can_copy(rows):
-            copied = yield from self._copy_in(rows)
-            if copied:
-                return len(rows)
-        yield Execute(insert(self.shape.model), rows)
+        if rows:
+            yield from self._send(rows)
         return len(rows)
 
-    def _copy_in(self, rows: builtins.list[dict[str, Any]]) -> Steps[bool]:
-        for names, records in _copy.batches(self.shape, rows, self._dialect(), self._context()):
-            copied = yield Copy(self.shape.table, names, records)
-            if not copied:  # only ever the first: the whole table allows it or not
-                return False
-        return True
+    def _may_copy(self, rows: builtins.list[dict[str, Any]]) -> bool:
+        return self._dialect_name == "postgresql" and _copy.can_copy(rows)
+
+    def _send(self, rows: builtins.list[dict[str, Any]]) -> Steps[None]:
+        """COPY where it is worth it and allowed, else INSERT."""
+        if self._may_copy(rows):
+            copied = True
+            for names, records in _copy.batches(self.shape, rows, self._dialect(), self._context()):
+                copied = yield Copy(self.shape.table, names, records)
+                if not copied:  # only ever the first: the whole table allows it or not
+                    break
+            if copied:
+                return
+        yield Execute(insert(self.shape.model), rows)
 
     def bulk_update(self, updates: Iterable[DataLike], user_id: str | None) -> Steps[int]:
         """One UPDATE per set of fields and some thousand rows. The number of rows changed."""
@@ -169,9 +170,13 @@ class Writing(Reading[M]):
                 changed = _statements.soft_delete_values(self.shape, datetime.now(UTC)) | self._author(
                     user_id
                 )
-                statement: Any = _statements.update_by_keys(self.shape, self.scope, part, changed)
+                statement: Any = _statements.update_by_keys(
+                    self.shape, self.scope, part, changed, self._dialect_name
+                )
             else:
-                statement = _statements.delete_by_keys(self.shape, self.scope.including_deleted(), part)
+                statement = _statements.delete_by_keys(
+                    self.shape, self.scope.including_deleted(), part, self._dialect_name
+                )
             result = yield Execute(statement)
             deleted += result.rowcount
         if soft:
