@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 import uuid
 from contextlib import asynccontextmanager
@@ -26,6 +28,7 @@ from dotmac.database.engine import (
     with_async_session,
 )
 from dotmac.database.engine import _liveness as liveness
+from dotmac.database.engine._process_wide import _process_wide
 from dotmac.database.errors import ConfigurationError, ConnectionPoolError, DatabaseUnavailableError
 from dotmac.database.settings import DatabaseSettings
 
@@ -549,7 +552,7 @@ async def test_read_sessions_go_to_the_replica(dotmac_postgres, dotmac_database,
 
 def test_process_wide_database_comes_from_the_environment_and_serves_every_loop(dotmac_database, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", dotmac_database.url())
-    get_async_db_connection.cache_clear()
+    _process_wide.cache_clear()
 
     async def work():
         async with get_async_db_connection().create_session() as session:
@@ -557,7 +560,52 @@ def test_process_wide_database_comes_from_the_environment_and_serves_every_loop(
 
     assert asyncio.run(work()) == asyncio.run(work()) == dotmac_database.name
     assert get_async_db_connection() is get_async_db_connection()
-    get_async_db_connection.cache_clear()
+    _process_wide.cache_clear()
+
+
+FORKING = """
+import os, sys
+from sqlalchemy import text
+from dotmac.database.engine import Database
+
+database = Database(sys.argv[1])
+
+def server_session():
+    with database.create_session() as session:
+        return session.execute(text("SELECT pg_backend_pid()")).scalar()
+
+before = server_session()
+if (child := os.fork()) == 0:
+    os._exit(int(server_session() == before))
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 0
+assert server_session() == before
+database.dispose()
+"""
+
+
+def test_forked_process_gets_connections_of_its_own(dotmac_database):
+    subprocess.run([sys.executable, "-c", FORKING, dotmac_database.url("psycopg")], check=True, timeout=60)
+
+
+async def test_sqlite_file_with_immediate_begin_serializes_writers_that_read_first(tmp_path):
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/a.db").execution_options(
+        sqlite_begin="IMMEDIATE"
+    )
+    factory = create_session_factory(engine)
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE counters (n integer)"))
+        await connection.execute(text("INSERT INTO counters VALUES (0)"))
+
+    async def add_one():
+        async with with_async_session(factory) as session:
+            n = (await session.execute(text("SELECT n FROM counters"))).scalar()
+            await session.execute(text("UPDATE counters SET n = :n"), {"n": n + 1})
+
+    await asyncio.gather(*(add_one() for _ in range(20)))
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("SELECT n FROM counters"))).scalar() == 20
+    await engine.dispose()
 
 
 def test_async_database_outside_a_loop_says_what_to_do():

@@ -18,7 +18,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy.engine import Dialect, Engine
+    from sqlalchemy.engine import Connection, Dialect, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -60,6 +60,16 @@ def install(engine: Engine, *, driver: str, is_async: bool, checks: bool, recycl
             return
         if not _answers(ping, engine.dialect, connection):
             raise exc.InvalidatePoolError
+
+
+def ping_blocking(connection: Connection) -> None:
+    """One round trip on a blocking connection, within `PING_SECONDS` where the driver allows a deadline.
+
+    Raises:
+        TimeoutError: No answer in time.
+    """
+    ping = _SYNC_PINGS.get(connection.dialect.driver, connection.dialect.do_ping)
+    ping(connection.connection.dbapi_connection)
 
 
 def _answers(ping: Callable[[Any], object], dialect: Dialect, connection: DBAPIConnection) -> bool:
@@ -120,7 +130,7 @@ def _ping_psycopg(connection: Any) -> None:
     deadline = time.monotonic() + PING_SECONDS
     libpq.send_query(b";")
     while not _ping_answered(libpq):
-        if not select.select([libpq.socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if not _readable(libpq.socket, max(0.0, deadline - time.monotonic())):
             libpq.finish()
             raise TimeoutError
         libpq.consume_input()
@@ -143,11 +153,14 @@ def _no_news(_connection: Any) -> bool:
     return False
 
 
-def _readable(descriptor: int) -> bool:
+def _readable(descriptor: int, within_seconds: float = 0.0) -> bool:
     """True when bytes or an end of file wait: nothing is due on an idle connection, so the server said goodbye."""
+    if not hasattr(select, "poll"):
+        return bool(select.select([descriptor], [], [], within_seconds)[0])
+    # select() cannot watch descriptors above 1023.
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
-    return bool(poller.poll(0))
+    return bool(poller.poll(within_seconds * 1000))
 
 
 def _asyncpg_news(connection: Any) -> bool:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import threading
+from functools import cache
 
 from dotmac.database.engine._async_database import AsyncDatabase
 
+_lock = threading.Lock()
 
-@lru_cache(maxsize=1)
+
 def get_async_db_connection() -> AsyncDatabase:
     """The process-wide `AsyncDatabase`, from the environment as it was on first use.
 
     Raises:
         ConfigurationError: The environment's settings cannot work.
     """
+    with _lock:
+        return _process_wide()
+
+
+@cache
+def _process_wide() -> AsyncDatabase:
     return AsyncDatabase()
