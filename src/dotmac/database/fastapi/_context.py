@@ -1,0 +1,242 @@
+"""On whose behalf a request works: its tenant, user, id and address, bound for the whole request.
+
+`RequestContextMiddleware` is the carrier: it covers the endpoint, threads, streaming bodies and background tasks.
+`RequestContextDependency` is for routes that demand a tenant; it works with the middleware or alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Header, HTTPException, WebSocketException
+from fastapi.requests import HTTPConnection
+
+from dotmac.database.context import RequestContext, TenantId, current_context, use_context
+from dotmac.database.errors import ConfigurationError
+from dotmac.database.fastapi._databases import database_of, request_database
+from dotmac.database.fastapi._problems import problem_response
+from dotmac.database.fastapi._sessions import SESSIONS
+from dotmac.database.tenancy import SESSION_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+Resolver = Callable[[HTTPConnection], "str | Awaitable[str | None] | None"]
+"""Finds a tenant or a user in a request: plain (and quick) or async; None where there is none."""
+
+_REQUEST_ID = "X-Request-ID"
+_MAX_ID_CHARS = 255
+_POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
+
+
+@dataclass(frozen=True, slots=True)
+class _HeaderTenant:
+    name: str
+
+    def __call__(self, connection: HTTPConnection) -> str | None:
+        values = connection.headers.getlist(self.name)
+        if len(values) > 1:
+            raise _refusal(connection, 400, f"The header {self.name} is given {len(values)} times.")
+        return values[0] if values else None
+
+
+def header_tenant(name: str = "X-Tenant-ID") -> Resolver:
+    """A resolver that reads the tenant from a header; a header that is given twice is refused.
+
+    Whoever can reach the application can set a header: use it behind a gateway that does, or next to authentication
+    that checks the tenant against the user.
+    """
+    return _HeaderTenant(name)
+
+
+_FROM_HEADER = header_tenant()
+
+
+class RequestContextMiddleware:
+    """ASGI middleware that binds a `RequestContext`, and the application's database, for the whole request.
+
+    ``app.add_middleware(RequestContextMiddleware, resolve_tenant=…, resolve_user=…)``. A request without a tenant
+    passes: tenant models then refuse, and so does `RequestContextDependency`. A malformed tenant or user is answered
+    with 400, or by closing the WebSocket. A resolver may raise ``HTTPException`` to refuse by itself.
+    The request's id comes from ``X-Request-ID``, or is made, and goes back in the response.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, resolve_tenant: Resolver = _FROM_HEADER, resolve_user: Resolver | None = None
+    ) -> None:
+        self._app = app
+        self._resolve_tenant = resolve_tenant
+        self._resolve_user = resolve_user
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        try:
+            context = await _read_context(HTTPConnection(scope), self._resolve_tenant, self._resolve_user)
+        except (HTTPException, WebSocketException) as refusal:
+            await _refuse(refusal, scope, receive, send)
+            return
+        request_id = (context.request_id or "").encode()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                name = _REQUEST_ID.lower().encode()
+                headers = list(message.get("headers", ()))
+                if all(known.lower() != name for known, _ in headers):
+                    message = {**message, "headers": [*headers, (name, request_id)]}
+            await send(message)
+
+        token = request_database.set(database_of(scope.get("app")) or request_database.get())
+        try:
+            with use_context(context):
+                await self._app(scope, receive, send_with_id)
+        finally:
+            request_database.reset(token)
+
+
+class RequestContextDependency:
+    """A dependency that gives the request's `RequestContext` and refuses a request without a tenant.
+
+    With `RequestContextMiddleware` in place the tenant is the one bound there; naming another is answered with 403.
+    Alone, it binds the context for the endpoint and for sessions of the same request, whichever comes first in the
+    signature. FastAPI runs plain (not async) dependencies in threads that see the context but cannot change it.
+
+    Args:
+        resolve_tenant: Where the tenant is; by default in the header ``X-Tenant-ID``.
+        resolve_user: Where the user is; by default nowhere.
+        required: Whether a request without a tenant is refused.
+        missing_status: The status it is refused with: 400, 401 or 403.
+
+    Raises:
+        HTTPException: 400 for a malformed tenant, ``missing_status`` for none, 403 for another than the one bound.
+        ConfigurationError: A session of this request was used before the tenant was known.
+    """
+
+    def __init__(
+        self,
+        resolve_tenant: Resolver = _FROM_HEADER,
+        *,
+        resolve_user: Resolver | None = None,
+        required: bool = True,
+        missing_status: int = 400,
+    ) -> None:
+        self._resolve_tenant = resolve_tenant
+        self._resolve_user = resolve_user
+        self._required = required
+        self._missing_status = missing_status
+        self.__signature__ = _documented(resolve_tenant)
+
+    async def __call__(self, connection: HTTPConnection, **_documented: Any) -> AsyncIterator[RequestContext]:
+        """Bind the context until the response is sent."""
+        asked = await _read_context(connection, self._resolve_tenant, self._resolve_user)
+        context = self._agreed(connection, current_context(), asked)
+        if self._required and context.tenant_id is None:
+            raise _refusal(connection, self._missing_status, _missing(self._resolve_tenant))
+        for session in connection.scope.get(SESSIONS, ()):
+            _bind(session, context)
+        with use_context(context):
+            yield context
+
+    @staticmethod
+    def _agreed(connection: HTTPConnection, outer: RequestContext, asked: RequestContext) -> RequestContext:
+        if outer.tenant_id is not None and asked.tenant_id not in {None, outer.tenant_id}:
+            raise _refusal(connection, 403, "The request names another tenant than the one it belongs to.")
+        return replace(
+            asked,
+            tenant_id=outer.tenant_id or asked.tenant_id,
+            user_id=asked.user_id or outer.user_id,
+            request_id=outer.request_id or asked.request_id,
+        )
+
+
+async def _read_context(
+    connection: HTTPConnection, resolve_tenant: Resolver, resolve_user: Resolver | None
+) -> RequestContext:
+    client = connection.client
+    return RequestContext(
+        tenant_id=await _resolved(connection, "tenant", resolve_tenant),
+        user_id=await _resolved(connection, "user", resolve_user) if resolve_user is not None else None,
+        request_id=_request_id(connection.headers.get(_REQUEST_ID)),
+        client_ip=client.host if client is not None else None,
+    )
+
+
+async def _resolved(connection: HTTPConnection, what: str, resolve: Resolver) -> str | None:
+    found = resolve(connection)
+    value = await found if inspect.isawaitable(found) else found
+    if value is None:
+        return None
+    try:
+        return TenantId(value)
+    except ValueError as error:
+        raise _refusal(connection, 400, str(error).replace("tenant", what)) from None
+
+
+def _request_id(given: str | None) -> str:
+    usable = given is not None and 0 < len(given) <= _MAX_ID_CHARS and given.isascii() and given.isprintable()
+    return given if usable and given is not None else uuid.uuid4().hex
+
+
+def _bind(session: AsyncSession, context: RequestContext) -> None:
+    bound = session.info.get(SESSION_KEY)
+    if bound == context:
+        return
+    if not session.in_transaction():
+        session.info[SESSION_KEY] = context
+    elif bound is None or bound.tenant_id != context.tenant_id:
+        raise ConfigurationError(
+            "A session of this request was used before its tenant was known, and a session never changes tenant. Look "
+            "things up with a session of its own (async with get_db()), or resolve the tenant in "
+            "RequestContextMiddleware."
+        )
+
+
+def _documented(resolve: Resolver) -> inspect.Signature:
+    """What FastAPI sees: the connection, and for its documentation the header."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter("connection", keyword, annotation=HTTPConnection)]
+    if isinstance(resolve, _HeaderTenant):
+        header = Annotated[str | None, Header(alias=resolve.name, description="The tenant.")]
+        parameters.append(inspect.Parameter("tenant", keyword, default=None, annotation=header))
+    return inspect.Signature(parameters)
+
+
+def _missing(resolve: Resolver) -> str:
+    where = f" Name it in the header {resolve.name}." if isinstance(resolve, _HeaderTenant) else ""
+    return f"The request names no tenant.{where}"
+
+
+def _refusal(connection: HTTPConnection, status: int, detail: str) -> HTTPException | WebSocketException:
+    if connection.scope["type"] == "websocket":
+        return WebSocketException(_POLICY_VIOLATION, detail)
+    return HTTPException(status, detail)
+
+
+async def _refuse(
+    refusal: HTTPException | WebSocketException, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Answer by ourselves: outside the application's routes nobody turns these exceptions into an answer."""
+    if scope["type"] == "websocket":
+        await receive()
+        reason = refusal.reason if isinstance(refusal, WebSocketException) else str(refusal.detail)
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": reason})
+        return
+    if isinstance(refusal, WebSocketException):
+        refusal = HTTPException(400, refusal.reason)
+    response = problem_response(
+        refusal.status_code, str(refusal.detail), code="request_context", headers=refusal.headers
+    )
+    await response(scope, receive, send)
+
+
+tenant_from_request = RequestContextDependency()
+"""``Depends(tenant_from_request)``: the tenant is in the header ``X-Tenant-ID``, and is required."""
