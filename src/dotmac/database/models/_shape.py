@@ -25,6 +25,9 @@ class ModelShape:
         table: The table that rows are written to.
         name: The class's name, for messages.
         key: Attributes of the primary key, in order, without the tenant.
+        key_names: Their names.
+        identity: Attributes of the whole primary key, the tenant included, in the mapper's order.
+        identity_names: Their names.
         tenant: The attribute that holds the tenant, or None if rows belong to no tenant.
         deleted_at: The attribute that marks soft-deleted rows, or None.
         columns: Every column attribute by name.
@@ -36,17 +39,13 @@ class ModelShape:
     table: Table
     name: str
     key: tuple[InstrumentedAttribute[Any], ...]
+    key_names: tuple[str, ...]
+    identity: tuple[InstrumentedAttribute[Any], ...]
+    identity_names: tuple[str, ...]
     tenant: InstrumentedAttribute[Any] | None
     deleted_at: InstrumentedAttribute[Any] | None
     columns: dict[str, InstrumentedAttribute[Any]] = field(repr=False)
     relationships: frozenset[str] = field(repr=False)
-
-    @property
-    def identity(self) -> tuple[InstrumentedAttribute[Any], ...]:
-        """Attributes of the whole primary key, the tenant included, in the mapper's order."""
-        return tuple(
-            self.columns[self.mapper.get_property_by_column(column).key] for column in self.mapper.primary_key
-        )
 
 
 _shapes: dict[Mapper[Any], ModelShape] = {}
@@ -78,14 +77,17 @@ def _describe(model: type[Any], mapper: Mapper[Any]) -> ModelShape:
     }
     scoped = getattr(model, "__tenant_scoped__", True)
     tenant = columns.get("tenant_id") if scoped else None
-    identity = [columns[mapper.get_property_by_column(column).key] for column in mapper.primary_key]
-    key = tuple(attribute for attribute in identity if attribute is not tenant) or tuple(identity)
+    identity_names = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
+    key_names = tuple(name for name in identity_names if columns[name] is not tenant) or identity_names
     return ModelShape(
         model=model,
         mapper=mapper,
         table=mapper.local_table,  # type: ignore[arg-type] # a repository's model is mapped to a Table
         name=model.__name__,
-        key=key,
+        key=tuple(columns[name] for name in key_names),
+        key_names=key_names,
+        identity=tuple(columns[name] for name in identity_names),
+        identity_names=identity_names,
         tenant=tenant,
         deleted_at=columns.get("deleted_at"),
         columns=columns,

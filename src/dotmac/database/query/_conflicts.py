@@ -75,7 +75,7 @@ def require_unique(shape: ModelShape, given: set[str]) -> None:
 
 
 def _tenant_field(shape: ModelShape) -> set[str]:
-    return {shape.tenant.key} if shape.tenant is not None else set()
+    return {"tenant_id"} if shape.tenant is not None else set()
 
 
 def _listed(targets: Sequence[ConflictTarget]) -> str:
@@ -86,7 +86,7 @@ def _targets(shape: ModelShape) -> list[ConflictTarget]:
     names = {
         column.key: name for name, attribute in shape.columns.items() for column in attribute.property.columns
     }
-    found = [ConflictTarget(tuple(attribute.key for attribute in shape.identity))]
+    found = [ConflictTarget(shape.identity_names)]
     found.extend(
         ConflictTarget(tuple(names[column.key] for column in constraint.columns))
         for constraint in shape.table.constraints
@@ -103,6 +103,12 @@ def _is_plain(index: Index) -> bool:
     return len(index.expressions) == len(index.columns) and all(
         expression in set(index.columns) for expression in index.expressions
     )
+
+
+def become_writer(shape: ModelShape) -> Update:
+    """UPDATE of no row: on SQLite it takes the lock for writing."""
+    [key, *_] = shape.table.primary_key.columns
+    return update(shape.table).where(false()).values({key: key})
 
 
 def insert_or_ignore(shape: ModelShape, row: dict[str, Any], dialect: str) -> Insert:

@@ -29,7 +29,7 @@ _NOT_OURS = "The page cursor does not fit this query; start again from the first
 
 def fingerprint(shape: ModelShape, keys: Sequence[SortKey], options: QueryOptions, scope: Scope) -> str:
     """What a cursor is bound to: model, order, filters, tenant, and whether deleted rows count."""
-    order = [(key.attribute.key, key.descending, key.nulls_first) for key in keys]
+    order = [(key.name, key.descending, key.nulls_first) for key in keys]
     filters = [item.model_dump_json(fallback=repr) for item in options.filters]
     parts = [shape.name, shape.table.fullname, order, filters, scope.tenant_id, scope.include_deleted]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

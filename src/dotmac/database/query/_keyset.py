@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 class SortKey:
     """One column of a total order."""
 
+    name: str
     attribute: InstrumentedAttribute[Any]
     descending: bool
     nulls_first: bool
@@ -50,11 +51,11 @@ def total_order(
     """
     keys = [_sort_key(shape, sort, allowed) for sort in sorts]
     descending = keys[-1].descending if keys else False
-    named = {key.attribute.key for key in keys}
+    named = {key.name for key in keys}
     keys.extend(
-        SortKey(attribute, descending, nulls_first=descending, nullable=False)
-        for attribute in shape.identity
-        if attribute.key not in named
+        SortKey(name, attribute, descending, nulls_first=descending, nullable=False)
+        for name, attribute in zip(shape.identity_names, shape.identity, strict=True)
+        if name not in named
     )
     return tuple(keys)
 
@@ -75,7 +76,7 @@ def _sort_key(shape: ModelShape, sort: SortField, allowed: Collection[str] | Non
             field=sort.field,
         )
     nullable = bool(path.attribute.property.columns[0].nullable)
-    return SortKey(path.attribute, sort.order is SortOrder.DESC, sort.nulls_first, nullable)
+    return SortKey(sort.field, path.attribute, sort.order is SortOrder.DESC, sort.nulls_first, nullable)
 
 
 def order_by(keys: Sequence[SortKey], dialect: str) -> list[ColumnElement[Any]]:

@@ -26,7 +26,7 @@ class Operations(Writing[M]):
     def get_or_create(
         self, lookup: Mapping[str, Any], defaults: Mapping[str, Any] | None, user_id: str | None
     ) -> Steps[tuple[M, bool]]:
-        """At most three statements; safe among concurrent callers where a unique constraint covers ``lookup``."""
+        """At most three statements (four on SQLite); safe among concurrent callers, as a unique constraint covers ``lookup``."""
         if not lookup:
             raise ValidationError(
                 f"{self.shape.name}: get_or_create needs fields to look up.", model=self.shape.name
@@ -34,13 +34,14 @@ class Operations(Writing[M]):
         filters = [QueryFilter(field=name, value=value) for name, value in lookup.items()]
         dialect = self._dialect_name
         found = self._select(filters, include_deleted=False).limit(2)
-        if dialect != "sqlite":
-            # SQLite inserts first: a transaction that has read cannot become a writer once another one wrote
-            # (SQLITE_BUSY_SNAPSHOT).
-            result = yield Execute(found)
-            entity = result.scalars().first()
-            if entity is not None:
-                return entity, False
+        if dialect == "sqlite":
+            # A transaction that has read cannot become a writer once another one wrote (SQLITE_BUSY_SNAPSHOT): an
+            # UPDATE of nothing waits for its turn to write before anything is read.
+            yield Execute(_conflicts.become_writer(self.shape))
+        result = yield Execute(found)
+        entity = result.scalars().first()
+        if entity is not None:
+            return entity, False
         row = insert_values(self.shape, self.scope, {**(defaults or {}), **lookup}, user_id)
         _conflicts.require_unique(self.shape, set(lookup))
         [complete] = _copy.with_client_defaults(self.shape, [row], self._context())
@@ -56,8 +57,8 @@ class Operations(Writing[M]):
                 hint="The row that holds them is deleted, or belongs to another tenant.",
             )
         keys = (
-            tuple(getattr(entity, part.key) for part in self.shape.key),
-            tuple(complete.get(part.key) for part in self.shape.key),
+            tuple(getattr(entity, name) for name in self.shape.key_names),
+            tuple(complete.get(name) for name in self.shape.key_names),
         )
         return entity, _conflicts.was_inserted(inserted, *keys, dialect)
 
@@ -142,7 +143,7 @@ class Operations(Writing[M]):
                         model=self.shape.name,
                         field=name,
                     )
-        key = {attribute.key for attribute in self.shape.identity}
+        key = set(self.shape.identity_names)
         kept = key | set(target.fields) | {"created_by"}
         changed = [
             name for name in (update if update is not None else names) if name in given and name not in kept

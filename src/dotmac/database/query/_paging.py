@@ -44,7 +44,7 @@ class Cursors:
 
     def encode(self, entity: Any, direction: Direction) -> str:
         """The token for the rows after or before ``entity``."""
-        values = [getattr(entity, key.attribute.key) for key in self.keys]
+        values = [getattr(entity, key.name) for key in self.keys]
         return encode_cursor(values, self.bound_to, direction, self.secret)
 
     def decode(self, token: str) -> tuple[list[Any], Direction]:

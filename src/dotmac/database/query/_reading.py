@@ -163,7 +163,7 @@ class Reading(Generic[M]):
                 options={"populate_existing": True},
             )
             for entity in result.scalars():
-                found[tuple(getattr(entity, attribute.key) for attribute in self.shape.key)] = entity
+                found[tuple(getattr(entity, name) for name in self.shape.key_names)] = entity
         return found
 
     def _select(self, filters: Iterable[Filter], *, include_deleted: bool) -> Select[Any]:

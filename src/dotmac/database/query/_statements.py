@@ -26,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy import column as sql_column
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import selectinload
+from sqlalchemy.types import TypeDecorator
 
 from dotmac.database.errors import ValidationError
 from dotmac.database.models import describe
@@ -201,9 +202,17 @@ def update_from_rows(
     return (
         update(shape.model)
         .where(and_(*matches), *visible(shape, scope))
-        .values({name: new.c[name] for name in names})
+        .values({name: _typed(new.c[name], dialect) for name in names})
         .execution_options(synchronize_session=False)
     )
+
+
+def _typed(column: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
+    """PostgreSQL takes untyped VALUES (NULLs, and what psycopg sends without a type) for text, and text for nothing else."""
+    inner = column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
+    # A cast to varchar(n) would cut the text where an assignment refuses it.
+    is_text = isinstance(inner, String) and not isinstance(inner, Enum)
+    return column if dialect != "postgresql" or is_text else cast(column, column.type)
 
 
 def _row(attributes: Sequence[Any], row: tuple[Any, ...]) -> Select[Any]:

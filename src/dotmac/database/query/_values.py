@@ -82,7 +82,7 @@ def insert_values(
 @lru_cache(maxsize=1024)
 def _keys_to_fill(shape: ModelShape) -> tuple[str, ...]:
     """UUID keys that nobody else fills."""
-    columns = [(attribute.key, attribute.property.columns[0]) for attribute in shape.key]
+    columns = [(name, shape.columns[name].property.columns[0]) for name in shape.key_names]
     return tuple(
         name
         for name, column in columns
@@ -96,7 +96,7 @@ def _keys_to_fill(shape: ModelShape) -> tuple[str, ...]:
 def _stamp_tenant(shape: ModelShape, scope: Scope, fields: dict[str, Any]) -> None:
     if shape.tenant is None or scope.tenant_id is None:
         return
-    name = shape.tenant.key
+    name = "tenant_id"
     bound = _tenant_value(shape, scope.tenant_id)
     given = fields.get(name)
     if given is not None and (is_sql(given) or given != bound):
@@ -119,11 +119,11 @@ def update_values(
         TenantMismatchError: ``data`` names another tenant than ``scope``.
     """
     fields = fields_of(shape, data, relationships=relationships)
-    if shape.tenant is not None and shape.tenant.key in fields:
+    if shape.tenant is not None and "tenant_id" in fields:
         _stamp_tenant(shape, scope, fields)
         if scope.tenant_id is None:
             raise TenantMismatchError(shape.name)
-        del fields[shape.tenant.key]
+        del fields["tenant_id"]
     if user_id is not None and "updated_by" in shape.columns:
         fields.setdefault("updated_by", user_id)
     return fields
@@ -136,16 +136,18 @@ def key_of(shape: ModelShape, entity_id: Any) -> tuple[Any, ...]:
         ValidationError: It has the wrong number of parts, or a part does not fit.
     """
     if isinstance(entity_id, Mapping):
-        parts = [entity_id.get(attribute.key) for attribute in shape.key]
+        parts = [entity_id.get(name) for name in shape.key_names]
     elif isinstance(entity_id, tuple | list):
         parts = list(entity_id)
     else:
         parts = [entity_id]
     if len(parts) != len(shape.key) or None in parts:
-        names = ", ".join(attribute.key for attribute in shape.key)
+        names = ", ".join(shape.key_names)
         raise ValidationError(f"A key of {shape.name} is ({names}), with no part missing.", model=shape.name)
+    plain = _plain_values(shape)
     return tuple(
-        coerce(attribute, part, model=shape.name) for attribute, part in zip(shape.key, parts, strict=True)
+        part if plain[name].accepts(part) else coerce(shape.columns[name], part, model=shape.name)
+        for name, part in zip(shape.key_names, parts, strict=True)
     )
 
 
@@ -155,7 +157,7 @@ def pop_key(shape: ModelShape, fields: dict[str, Any]) -> tuple[Any, ...]:
     Raises:
         ValidationError: A part of the key is missing.
     """
-    return key_of(shape, tuple(fields.pop(attribute.key, None) for attribute in shape.key))
+    return key_of(shape, tuple(fields.pop(name, None) for name in shape.key_names))
 
 
 def row_of(shape: ModelShape, entity: Any) -> dict[str, Any]:

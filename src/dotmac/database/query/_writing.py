@@ -81,12 +81,12 @@ class Writing(Reading[M]):
             )
 
     def _forbid_key_change(self, fields: dict[str, Any], key: tuple[Any, ...]) -> None:
-        for attribute, part in zip(self.shape.key, key, strict=True):
-            if fields.pop(attribute.key, part) != part:
+        for name, part in zip(self.shape.key_names, key, strict=True):
+            if fields.pop(name, part) != part:
                 raise ValidationError(
-                    f"{self.shape.name}.{attribute.key} is the key of the row and cannot change.",
+                    f"{self.shape.name}.{name} is the key of the row and cannot change.",
                     model=self.shape.name,
-                    field=attribute.key,
+                    field=name,
                 )
 
     def bulk_create(self, items: Iterable[DataLike], user_id: str | None) -> Steps[builtins.list[M]]:
@@ -95,7 +95,7 @@ class Writing(Reading[M]):
         if not rows:
             return []
         rows = _copy.with_client_defaults(self.shape, rows, self._context())
-        keys = [tuple(row.get(part.key) for part in self.shape.key) for row in rows]
+        keys = [tuple(row.get(name) for name in self.shape.key_names) for row in rows]
         keys_known = not any(None in key for key in keys)
         if self._dialect().insert_executemany_returning and not (keys_known and self._may_copy(rows)):
             statement = insert(self.shape.model).returning(self.shape.model, sort_by_parameter_order=True)
@@ -190,7 +190,7 @@ class Writing(Reading[M]):
             key
             for entity in builtins.list(self._session.identity_map.values())
             if isinstance(entity, self.shape.model)
-            and hashable(key := tuple(row_of(self.shape, entity).get(part.key) for part in self.shape.key))
+            and hashable(key := tuple(row_of(self.shape, entity).get(name) for name in self.shape.key_names))
             in wanted
         ]
         if loaded:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy import Table
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
@@ -25,7 +29,8 @@ def copy_rows(session: Session, step: Copy) -> bool:
     if not connection.execute(_ALLOWED, {"name": table}).scalar_one():
         return False
     driver: Any = connection.connection.driver_connection
-    with driver.cursor() as cursor, cursor.copy(f"COPY {table} ({columns}) FROM STDIN") as copy:
+    sql = f"COPY {table} ({columns}) FROM STDIN"
+    with _as_sqlalchemy_errors(sql), driver.cursor() as cursor, cursor.copy(sql) as copy:
         for record in step.records:
             copy.write_row(record)
     return True
@@ -38,15 +43,29 @@ async def copy_rows_async(session: AsyncSession, step: Copy) -> bool:
     if not (await connection.execute(_ALLOWED, {"name": table})).scalar_one():
         return False
     driver: Any = (await connection.get_raw_connection()).driver_connection
-    if connection.dialect.driver == "asyncpg":
-        await driver.copy_records_to_table(
-            step.table.name, schema_name=step.table.schema, columns=step.columns, records=step.records
-        )
-        return True
-    async with driver.cursor() as cursor, cursor.copy(f"COPY {table} ({columns}) FROM STDIN") as copy:
-        for record in step.records:
-            await copy.write_row(record)
+    sql = f"COPY {table} ({columns}) FROM STDIN"
+    with _as_sqlalchemy_errors(sql):
+        if connection.dialect.driver == "asyncpg":
+            await driver.copy_records_to_table(
+                step.table.name, schema_name=step.table.schema, columns=step.columns, records=step.records
+            )
+            return True
+        async with driver.cursor() as cursor, cursor.copy(sql) as copy:
+            for record in step.records:
+                await copy.write_row(record)
     return True
+
+
+@contextmanager
+def _as_sqlalchemy_errors(sql: str) -> Iterator[None]:
+    """What SQLAlchemy does for the statements it sends itself."""
+    try:
+        yield
+    except Exception as error:
+        if not hasattr(error, "sqlstate"):
+            raise
+        kind = IntegrityError if str(error.sqlstate).startswith("23") else DBAPIError
+        raise kind(sql, None, error, hide_parameters=True) from error
 
 
 def _quoted(preparer: Any, step: Copy) -> tuple[str, str]:

@@ -165,7 +165,7 @@ def _deferred(
 
 def _fingerprint(query: Select[Any], keys: Sequence[SortKey], dialect: Dialect) -> str:
     compiled = query.compile(dialect=dialect)
-    order = [(key.attribute.key, key.descending, key.nulls_first) for key in keys]
+    order = [(key.name, key.descending, key.nulls_first) for key in keys]
     parts = f"{compiled}|{sorted(compiled.params.items())!r}|{order}"
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
