@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Index, UniqueConstraint, and_, case, select, tuple_
+from sqlalchemy import Index, UniqueConstraint, and_, case, false, select, tuple_, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from dotmac.database.errors import QueryError, ValidationError
@@ -14,7 +14,7 @@ from dotmac.database.tenancy import Scope, visible
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Select
+    from sqlalchemy import Select, Update
     from sqlalchemy.sql.dml import Insert
 
     from dotmac.database.models import ModelShape
