@@ -13,6 +13,7 @@ from sqlalchemy.orm import Mapper
 if TYPE_CHECKING:
     from sqlalchemy import Table
     from sqlalchemy.orm import InstrumentedAttribute
+    from sqlalchemy.types import TypeEngine
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +32,7 @@ class ModelShape:
         tenant: The attribute that holds the tenant, or None if rows belong to no tenant.
         deleted_at: The attribute that marks soft-deleted rows, or None.
         columns: Every column attribute by name.
+        types: Their types.
         relationships: Names of the relationships.
     """
 
@@ -45,10 +47,11 @@ class ModelShape:
     tenant: InstrumentedAttribute[Any] | None
     deleted_at: InstrumentedAttribute[Any] | None
     columns: dict[str, InstrumentedAttribute[Any]] = field(repr=False)
+    types: dict[str, TypeEngine[Any]] = field(repr=False)
     relationships: frozenset[str] = field(repr=False)
 
 
-_shapes: dict[Mapper[Any], ModelShape] = {}
+_shapes: dict[type[Any], ModelShape] = {}
 
 
 def describe(model: type[Any]) -> ModelShape:
@@ -57,16 +60,20 @@ def describe(model: type[Any]) -> ModelShape:
     Raises:
         TypeError: ``model`` is not a mapped class.
     """
+    shape = _shapes.get(model)
+    if shape is None:
+        shape = _shapes[model] = _describe(model, _mapper_of(model))
+    return shape
+
+
+def _mapper_of(model: Any) -> Mapper[Any]:
     try:
         mapper = sa_inspect(model)
     except NoInspectionAvailable:
         mapper = None
-    if not isinstance(mapper, Mapper):
+    if not isinstance(mapper, Mapper) or not isinstance(model, type):
         raise TypeError(f"{model!r} is not a mapped class: a repository needs a model with a table.")
-    shape = _shapes.get(mapper)
-    if shape is None:
-        shape = _shapes[mapper] = _describe(model, mapper)
-    return shape
+    return mapper
 
 
 def _describe(model: type[Any], mapper: Mapper[Any]) -> ModelShape:
@@ -91,5 +98,6 @@ def _describe(model: type[Any], mapper: Mapper[Any]) -> ModelShape:
         tenant=tenant,
         deleted_at=columns.get("deleted_at"),
         columns=columns,
+        types={name: attribute.type for name, attribute in columns.items()},
         relationships=frozenset(mapper.relationships.keys()),
     )

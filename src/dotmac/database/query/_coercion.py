@@ -16,8 +16,9 @@ from dotmac.database.errors import ValidationError
 if TYPE_CHECKING:
     import enum
 
-    from sqlalchemy.orm import InstrumentedAttribute
     from sqlalchemy.types import TypeEngine
+
+    from dotmac.database.models import ModelShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,13 @@ class PlainValues:
         return kind is not int or self.low <= value <= self.high
 
 
-def plain_values(attribute: InstrumentedAttribute[Any]) -> PlainValues:
-    """Which values of ``attribute`` need no coercion; most do not, and bulk writes have many."""
-    column_type = attribute.type
+@lru_cache(maxsize=1024)
+def plain_values(shape: ModelShape) -> dict[str, PlainValues]:
+    """Which values of each column need no coercion; most do not, and bulk writes have many."""
+    return {name: _plain_values(column_type) for name, column_type in shape.types.items()}
+
+
+def _plain_values(column_type: TypeEngine[Any]) -> PlainValues:
     if isinstance(column_type, Enum):
         return PlainValues(column_type.enum_class)
     if isinstance(column_type, TypeDecorator | JSON | ARRAY | DateTime):
@@ -55,18 +60,15 @@ def plain_values(attribute: InstrumentedAttribute[Any]) -> PlainValues:
 _BITS = ((SmallInteger, 16), (BigInteger, 64), (Integer, 32))
 
 
-def coerce(attribute: InstrumentedAttribute[Any], value: Any, *, model: str) -> Any:
-    """``value`` as the column's Python type; None stays None.
+def coerce(shape: ModelShape, name: str, value: Any) -> Any:
+    """``value`` as the Python type of the column ``name``; None stays None.
 
     Raises:
         ValidationError: It cannot be; the message names the field and the type, never the value.
     """
-    if value is None:
-        return None
-    column_type = attribute.type
-    if type(value) is str and type(column_type) is String:
-        return _text(value, attribute.key, model)
-    return _coerce(column_type, value, attribute.key, model)
+    if plain_values(shape)[name].accepts(value):
+        return value
+    return _coerce(shape.types[name], value, name, shape.name)
 
 
 def _coerce(column_type: TypeEngine[Any], value: Any, field: str, model: str) -> Any:  # noqa: PLR0911 - a case a type

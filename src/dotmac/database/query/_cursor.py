@@ -134,4 +134,4 @@ def _decode_value(shape: ModelShape, key: SortKey, value: Any) -> Any:
     members = getattr(column_type, "enum_class", None)
     if members is not None:
         return members[value]
-    return coerce(key.attribute, value, model=shape.name)
+    return coerce(shape, key.name, value)

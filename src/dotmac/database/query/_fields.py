@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import JSON
@@ -14,24 +15,29 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from sqlalchemy.orm import InstrumentedAttribute
+    from sqlalchemy.types import TypeEngine
 
 _MAX_DEPTH = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class FieldPath:
     """Where a name leads.
 
     Attributes:
         relations: Relationships to go through first, each with the shape it starts from.
         shape: The model the column is on.
+        name: The column's attribute name.
         attribute: The column.
+        type: Its type.
         json_path: Keys and indexes inside a JSON column.
     """
 
     relations: tuple[tuple[ModelShape, str], ...]
     shape: ModelShape
+    name: str
     attribute: InstrumentedAttribute[Any]
+    type: TypeEngine[Any]
     json_path: tuple[str | int, ...]
 
 
@@ -48,6 +54,7 @@ def require_allowed(name: str, allowed: Collection[str] | None, shape: ModelShap
         )
 
 
+@lru_cache(maxsize=4096)
 def resolve_field(shape: ModelShape, name: str) -> FieldPath:
     """Where ``name`` leads, starting from ``shape``.
 
@@ -66,13 +73,13 @@ def resolve_field(shape: ModelShape, name: str) -> FieldPath:
     if attribute is None:
         raise unknown_field(here, parts[0])
     path = tuple(int(part) if part.isdecimal() else part for part in parts[1:])
-    if path and not isinstance(attribute.type, JSON):
+    if path and not isinstance(here.types[parts[0]], JSON):
         raise ValidationError(
             f"{here.name}.{parts[0]} is not a JSON column: it has no {'.'.join(parts[1:])!r}.",
             model=here.name,
             field=name,
         )
-    return FieldPath(tuple(relations), here, attribute, path)
+    return FieldPath(tuple(relations), here, parts[0], attribute, here.types[parts[0]], path)
 
 
 def unknown_field(shape: ModelShape, name: str) -> ValidationError:

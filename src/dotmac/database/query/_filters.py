@@ -105,21 +105,21 @@ def _on_column(path: FieldPath, item: QueryFilter) -> ColumnElement[bool]:  # no
     if operator in {_Op.ARRAY_CONTAINS, _Op.ARRAY_CONTAINED_BY}:
         return _on_array(path, item)
     if operator in _TEXT_MATCHES:
-        if not is_textual(attribute.type):
+        if not is_textual(path.type):
             raise _refused(path, item, "the column is not text")
         return _TEXT_MATCHES[operator](attribute, _text(path, item))
-    if isinstance(attribute.type, JSON):
+    if isinstance(path.type, JSON):
         raise _refused(path, item, "name a key inside the JSON column, as in 'column.key'")
     if operator in {_Op.IN, _Op.NOT_IN}:
         return _membership(
-            attribute, [coerce(attribute, part, model=name) for part in _values(path, item)], item
+            attribute, [coerce(path.shape, path.name, part) for part in _values(path, item)], item
         )
     if operator is _Op.BETWEEN:
-        low, high = (coerce(attribute, part, model=name) for part in _bounds(path, item))
+        low, high = (coerce(path.shape, path.name, part) for part in _bounds(path, item))
         return attribute.between(low, high)
     if value is None:
         return _against_null(attribute, path, item)
-    return _COMPARISONS[operator](attribute, coerce(attribute, value, model=name))
+    return _COMPARISONS[operator](attribute, coerce(path.shape, path.name, value))
 
 
 def _null_check(column: Any, item: QueryFilter, model: str) -> ColumnElement[bool]:
@@ -168,7 +168,7 @@ def _bounds(path: FieldPath, item: QueryFilter) -> list[Any]:
 
 
 def _text(path: FieldPath, item: QueryFilter) -> str:
-    value = coerce(path.attribute, item.value, model=path.shape.name)
+    value = coerce(path.shape, path.name, item.value)
     if not isinstance(value, str):
         raise _refused(path, item, "the value must be text")
     return value
@@ -176,10 +176,10 @@ def _text(path: FieldPath, item: QueryFilter) -> str:
 
 def _on_array(path: FieldPath, item: QueryFilter) -> ColumnElement[bool]:
     attribute = path.attribute
-    if not isinstance(attribute.type, ARRAY):
+    if not isinstance(path.type, ARRAY):
         raise _refused(path, item, "the column is not an array")
     value = item.value if isinstance(item.value, list | tuple | set | frozenset) else [item.value]
-    wanted = coerce(attribute, list(value), model=path.shape.name)
+    wanted = coerce(path.shape, path.name, list(value))
     # The generic ARRAY type refuses both; the operators are PostgreSQL's (manual 9.19).
     return attribute.op("@>" if item.operator is _Op.ARRAY_CONTAINS else "<@", is_comparison=True)(wanted)
 

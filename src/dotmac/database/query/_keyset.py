@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Enum, String, and_, cast, false, or_, tuple_
+from sqlalchemy import Enum, String, and_, cast, false, literal, or_, tuple_
 
 from dotmac.database.errors import ValidationError
 from dotmac.database.query._coercion import is_sortable
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from dotmac.database.models import ModelShape
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SortKey:
-    """One column of a total order."""
+    """One column of a total order; equal only to itself, as comparing its attribute makes SQL."""
 
     name: str
     attribute: InstrumentedAttribute[Any]
@@ -49,6 +50,13 @@ def total_order(
     Raises:
         ValidationError: A field does not exist, is not allowed, is reached through a relation, or has no order.
     """
+    return _total_order(shape, tuple(sorts), None if allowed is None else frozenset(allowed))
+
+
+@lru_cache(maxsize=4096)
+def _total_order(
+    shape: ModelShape, sorts: tuple[SortField, ...], allowed: frozenset[str] | None
+) -> tuple[SortKey, ...]:
     keys = [_sort_key(shape, sort, allowed) for sort in sorts]
     descending = keys[-1].descending if keys else False
     named = {key.name for key in keys}
@@ -79,7 +87,8 @@ def _sort_key(shape: ModelShape, sort: SortField, allowed: Collection[str] | Non
     return SortKey(sort.field, path.attribute, sort.order is SortOrder.DESC, sort.nulls_first, nullable)
 
 
-def order_by(keys: Sequence[SortKey], dialect: str) -> list[ColumnElement[Any]]:
+@lru_cache(maxsize=4096)
+def order_by(keys: tuple[SortKey, ...], dialect: str) -> list[ColumnElement[Any]]:
     """ORDER BY for ``keys``, written so that each database puts NULLs where they belong."""
     clauses: list[ColumnElement[Any]] = []
     for key in keys:
@@ -141,8 +150,8 @@ def _literal(value: Any, dialect: str) -> Any:
 def _beyond(key: SortKey, value: Any, dialect: str) -> ColumnElement[bool]:
     if value is None:
         return key.attribute.is_not(None) if key.nulls_first else false()
-    column, literal = comparable(key.attribute, dialect), _literal(value, dialect)
-    further: ColumnElement[bool] = column < literal if key.descending else column > literal
+    column, position = comparable(key.attribute, dialect), _literal(value, dialect)
+    further: ColumnElement[bool] = column < position if key.descending else column > position
     if key.nullable and not key.nulls_first:
         return or_(further, key.attribute.is_(None))
     return further
@@ -158,6 +167,6 @@ def _equal(key: SortKey, value: Any, dialect: str) -> ColumnElement[bool]:
 def _at_or_beyond(key: SortKey, value: Any, dialect: str) -> ColumnElement[bool] | None:
     if value is None or (key.nullable and not key.nulls_first):
         return None
-    column, literal = comparable(key.attribute, dialect), _literal(value, dialect)
-    bound: ColumnElement[bool] = column <= literal if key.descending else column >= literal
+    column, position = comparable(key.attribute, dialect), _literal(value, dialect)
+    bound: ColumnElement[bool] = column <= position if key.descending else column >= position
     return bound

@@ -160,9 +160,7 @@ class Operations(Writing[M]):
         return changed, extra
 
     def _match_values(self, target: _conflicts.ConflictTarget, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        values = tuple(
-            coerce(self.shape.columns[name], row.get(name), model=self.shape.name) for name in target.fields
-        )
+        values = tuple(coerce(self.shape, name, row.get(name)) for name in target.fields)
         if None in values:
             raise ValidationError(
                 f"{self.shape.name}: an upsert needs a value for each of ({', '.join(target.fields)}).",

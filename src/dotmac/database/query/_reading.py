@@ -120,7 +120,9 @@ class Reading(Generic[M]):
         wanted = as_options(options)
         statement = self._ordered(self._from(wanted), self._order(wanted.sorts))
         if wanted.pagination is not None:
-            statement = statement.limit(wanted.pagination.per_page).offset(wanted.pagination.offset)
+            statement = statement.limit(wanted.pagination.per_page)
+            if wanted.pagination.offset:
+                statement = statement.offset(wanted.pagination.offset)
         return statement
 
     def count(self, filters: Iterable[Filter], *, include_deleted: bool) -> Steps[int]:
@@ -181,7 +183,7 @@ class Reading(Generic[M]):
     def _order(self, sorts: Sequence[SortField]) -> tuple[SortKey, ...]:
         return total_order(self.shape, sorts, self.policy.sortable)
 
-    def _ordered(self, statement: Select[Any], keys: Sequence[SortKey]) -> Select[Any]:
+    def _ordered(self, statement: Select[Any], keys: tuple[SortKey, ...]) -> Select[Any]:
         return _statements.ordered(statement, keys, self._dialect_name)
 
 

@@ -85,10 +85,15 @@ def matching(
     shape: ModelShape, scope: Scope, filters: Iterable[Filter], allowed: Collection[str] | None = None
 ) -> Select[Any]:
     """SELECT of the rows that match ``filters``."""
-    return select(shape.model).where(*visible(shape, scope), *conditions(shape, filters, scope, allowed))
+    return _all_rows(shape).where(*visible(shape, scope), *conditions(shape, filters, scope, allowed))
 
 
-def ordered(statement: Select[Any], keys: Sequence[SortKey], dialect: str) -> Select[Any]:
+@lru_cache(maxsize=4096)
+def _all_rows(shape: ModelShape) -> Select[Any]:
+    return select(shape.model)
+
+
+def ordered(statement: Select[Any], keys: tuple[SortKey, ...], dialect: str) -> Select[Any]:
     """``statement`` in the order of ``keys``."""
     return statement.order_by(*order_by(keys, dialect))
 
@@ -121,7 +126,7 @@ def _eager(shape: ModelShape, scope: Scope, path: str) -> ORMOption:
 
 
 def deferred_join(
-    shape: ModelShape, statement: Select[Any], order: Sequence[SortKey], dialect: str
+    shape: ModelShape, statement: Select[Any], order: tuple[SortKey, ...], dialect: str
 ) -> Select[Any]:
     """``statement`` (with its LIMIT and OFFSET) found by key first: rows that are skipped are never read in full."""
     identity = shape.identity

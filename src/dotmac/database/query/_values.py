@@ -12,7 +12,7 @@ from sqlalchemy import inspect as sa_inspect
 
 from dotmac.database.errors import TenantMismatchError, ValidationError
 from dotmac.database.models import uuid7
-from dotmac.database.query._coercion import PlainValues, coerce, plain_values
+from dotmac.database.query._coercion import coerce, plain_values
 from dotmac.database.query._fields import unknown_field
 
 if TYPE_CHECKING:
@@ -37,20 +37,15 @@ def fields_of(shape: ModelShape, data: DataLike, *, relationships: bool = False)
             f"{shape.name} data is a mapping of fields or a pydantic model, not {type(data).__name__}."
         )
     fields = dict(data)
-    plain = _plain_values(shape)
+    plain = plain_values(shape)
     for name, value in data.items():
         known = plain.get(name)
         if known is None:
             if not relationships or name not in shape.relationships:
                 raise unknown_field(shape, name)
         elif not known.accepts(value) and not is_sql(value):
-            fields[name] = coerce(shape.columns[name], value, model=shape.name)
+            fields[name] = coerce(shape, name, value)
     return fields
-
-
-@lru_cache(maxsize=1024)
-def _plain_values(shape: ModelShape) -> dict[str, PlainValues]:
-    return {name: plain_values(attribute) for name, attribute in shape.columns.items()}
 
 
 def is_sql(value: Any) -> bool:
@@ -106,7 +101,7 @@ def _stamp_tenant(shape: ModelShape, scope: Scope, fields: dict[str, Any]) -> No
 
 @lru_cache(maxsize=4096)
 def _tenant_value(shape: ModelShape, tenant_id: str) -> Any:
-    return coerce(shape.columns["tenant_id"], str(tenant_id), model=shape.name)
+    return coerce(shape, "tenant_id", str(tenant_id))
 
 
 def update_values(
@@ -144,11 +139,7 @@ def key_of(shape: ModelShape, entity_id: Any) -> tuple[Any, ...]:
     if len(parts) != len(shape.key) or None in parts:
         names = ", ".join(shape.key_names)
         raise ValidationError(f"A key of {shape.name} is ({names}), with no part missing.", model=shape.name)
-    plain = _plain_values(shape)
-    return tuple(
-        part if plain[name].accepts(part) else coerce(shape.columns[name], part, model=shape.name)
-        for name, part in zip(shape.key_names, parts, strict=True)
-    )
+    return tuple(coerce(shape, name, part) for name, part in zip(shape.key_names, parts, strict=True))
 
 
 def pop_key(shape: ModelShape, fields: dict[str, Any]) -> tuple[Any, ...]:

@@ -31,6 +31,12 @@ class RepositoryConstruction(Generic[M]):
     cursor_secret: ClassVar[str | bytes | None] = None
     _wants_tenant: ClassVar[bool] = False
 
+    _policy: ClassVar[Policy] = Policy()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._policy = Policy(_frozen(cls.filterable), _frozen(cls.sortable), cls.cursor_secret)
+
     def __init__(self, db: Any, model_class: type[M] | None = None, tenant_id: object | None = None) -> None:
         model_class = model_class or self.model
         if model_class is None:
@@ -53,7 +59,7 @@ class RepositoryConstruction(Generic[M]):
         self._operations: Operations[M] = Operations(
             self._shape,
             scope,
-            Policy(self.filterable, self.sortable, self.cursor_secret),
+            self._policy,
             session,
             lambda: session.get_bind(self._shape.mapper).dialect,
             lambda: bound_context(db),
@@ -63,3 +69,7 @@ class RepositoryConstruction(Generic[M]):
         """Model and tenant."""
         tenant = f", tenant_id={str(self.tenant_id)!r}" if self.tenant_id is not None else ""
         return f"{type(self).__name__}({self._shape.name}{tenant})"
+
+
+def _frozen(names: Collection[str] | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(names)

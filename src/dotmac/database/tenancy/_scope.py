@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from dotmac.database.context import RequestContext, TenantId
 from dotmac.database.errors import MissingTenantError, TenantMismatchError
@@ -52,13 +53,14 @@ def scope_for(shape: ModelShape, tenant_id: object | None, context: RequestConte
     raise MissingTenantError(shape.name)
 
 
-def visible(shape: ModelShape, scope: Scope, entity: Any | None = None) -> list[ColumnElement[bool]]:
-    """The predicates every statement on ``shape`` carries under ``scope``; ``entity`` is an alias of the model, if any."""
-    predicates: list[ColumnElement[bool]] = []
-    if shape.tenant is not None and scope.tenant_id is not None:
-        tenant = shape.tenant if entity is None else getattr(entity, shape.tenant.key)
-        predicates.append(tenant == scope.tenant_id)
-    if shape.deleted_at is not None and not scope.include_deleted:
-        deleted_at = shape.deleted_at if entity is None else getattr(entity, shape.deleted_at.key)
-        predicates.append(deleted_at.is_(None))
-    return predicates
+def visible(shape: ModelShape, scope: Scope) -> tuple[ColumnElement[bool], ...]:
+    """The predicates every statement on ``shape`` carries under ``scope``."""
+    live = () if scope.include_deleted else _live(shape)
+    if shape.tenant is None or scope.tenant_id is None:
+        return live
+    return (shape.tenant == scope.tenant_id, *live)
+
+
+@lru_cache(maxsize=1024)
+def _live(shape: ModelShape) -> tuple[ColumnElement[bool], ...]:
+    return () if shape.deleted_at is None else (shape.deleted_at.is_(None),)
