@@ -65,7 +65,7 @@ class MockRepository(BaseRepository[M]):
         beside: MockRepository[Any] | None = None,
     ) -> None:
         self._database: MockDatabase = (
-            beside._database if beside is not None else MockDatabase(is_async=False)
+            beside._database if beside is not None else MockDatabase(is_async=False)  # noqa: SLF001 - one of us
         )
         super().__init__(self._database.session, model_class, tenant_id)
         self._database.add(self.model_class)
@@ -111,7 +111,9 @@ class AsyncMockRepository(AsyncRepository[M]):
         *,
         beside: AsyncMockRepository[Any] | None = None,
     ) -> None:
-        self._database: MockDatabase = beside._database if beside is not None else MockDatabase(is_async=True)
+        self._database: MockDatabase = (
+            beside._database if beside is not None else MockDatabase(is_async=True)  # noqa: SLF001 - one of us
+        )
         super().__init__(self._database.async_session, model_class, tenant_id)
         at_once(lambda: self._database.add(self.model_class))
 

@@ -39,7 +39,7 @@ class MockDatabase:
         self.async_session: AsyncSession | None = None
         if is_async:
             event.listen(self._engine, "before_cursor_execute", _awaited_only)
-            self.async_session = AsyncSession(expire_on_commit=False, autoflush=False)
+            self.async_session = _AwaitedSession(expire_on_commit=False, autoflush=False)
             self.session = self.async_session.sync_session
         else:
             self.session = Session(expire_on_commit=False, autoflush=False)
@@ -63,6 +63,15 @@ class MockDatabase:
         self.session.bind = self._engine.execution_options(
             schema_translate_map=translate_schemas(self._tables)
         )
+
+
+class _AwaitedSession(AsyncSession):
+    """An ``AsyncSession`` whose driver blocks: there is nothing asynchronous to close about a result."""
+
+    async def execute(self, statement: Any, params: Any = None, **options: Any) -> Any:
+        # Rows, and what loads with them, are fetched before the result is handed out, as AsyncSession does.
+        options["execution_options"] = {**options.get("execution_options", {}), "prebuffer_rows": True}
+        return await greenlet_spawn(self.sync_session.execute, statement, params, **options)
 
 
 def _close(session: Session, engine: Engine) -> None:
