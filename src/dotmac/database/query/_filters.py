@@ -10,6 +10,7 @@ from dotmac.database.errors import ValidationError
 from dotmac.database.models import describe
 from dotmac.database.query._coercion import coerce, is_textual
 from dotmac.database.query._fields import FieldPath, require_allowed, resolve_field
+from dotmac.database.query._keyset import orderable
 from dotmac.database.query._options import Filter, FilterGroup, FilterOperator, QueryFilter
 from dotmac.database.tenancy import Scope, visible
 
@@ -28,10 +29,10 @@ _Op = FilterOperator
 _COMPARISONS: dict[FilterOperator, Callable[[Any, Any], ColumnElement[bool]]] = {
     _Op.EQ: lambda column, value: column == value,
     _Op.NE: lambda column, value: column != value,
-    _Op.GT: lambda column, value: column > value,
-    _Op.GTE: lambda column, value: column >= value,
-    _Op.LT: lambda column, value: column < value,
-    _Op.LTE: lambda column, value: column <= value,
+    _Op.GT: lambda column, value: column > orderable(value),
+    _Op.GTE: lambda column, value: column >= orderable(value),
+    _Op.LT: lambda column, value: column < orderable(value),
+    _Op.LTE: lambda column, value: column <= orderable(value),
 }
 
 _TEXT_MATCHES: dict[FilterOperator, Callable[[Any, str], ColumnElement[bool]]] = {
@@ -116,7 +117,7 @@ def _on_column(path: FieldPath, item: QueryFilter) -> ColumnElement[bool]:  # no
         )
     if operator is _Op.BETWEEN:
         low, high = (coerce(path.shape, path.name, part) for part in _bounds(path, item))
-        return attribute.between(low, high)
+        return attribute.between(orderable(low), orderable(high))
     if value is None:
         return _against_null(attribute, path, item)
     return _COMPARISONS[operator](attribute, coerce(path.shape, path.name, value))

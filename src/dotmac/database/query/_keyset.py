@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Enum, String, and_, cast, false, literal, or_, tuple_
+from sqlalchemy import Boolean, Enum, String, and_, cast, false, literal, or_, tuple_
 
 from dotmac.database.errors import ValidationError
 from dotmac.database.query._coercion import is_sortable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import InstrumentedAttribute
+    from sqlalchemy.types import TypeEngine
 
     from dotmac.database.models import ModelShape
 
@@ -33,6 +34,7 @@ class SortKey:
 
     name: str
     attribute: InstrumentedAttribute[Any]
+    type: TypeEngine[Any]
     descending: bool
     nulls_first: bool
     nullable: bool
@@ -61,7 +63,7 @@ def _total_order(
     descending = keys[-1].descending if keys else False
     named = {key.name for key in keys}
     keys.extend(
-        SortKey(name, attribute, descending, nulls_first=descending, nullable=False)
+        SortKey(name, attribute, shape.types[name], descending, nulls_first=descending, nullable=False)
         for name, attribute in zip(shape.identity_names, shape.identity, strict=True)
         if name not in named
     )
@@ -84,7 +86,9 @@ def _sort_key(shape: ModelShape, sort: SortField, allowed: Collection[str] | Non
             field=sort.field,
         )
     nullable = bool(path.attribute.property.columns[0].nullable)
-    return SortKey(sort.field, path.attribute, sort.order is SortOrder.DESC, sort.nulls_first, nullable)
+    return SortKey(
+        sort.field, path.attribute, path.type, sort.order is SortOrder.DESC, sort.nulls_first, nullable
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -124,7 +128,7 @@ def after(keys: Sequence[SortKey], values: Sequence[Any], dialect: str) -> Colum
     """The condition for rows that come after the row with these ``values``."""
     if _comparable_as_row(keys, dialect):
         columns = tuple_(*(key.attribute for key in keys))
-        row = tuple_(*values, types=[key.attribute.type for key in keys])
+        row = tuple_(*values, types=[key.type for key in keys])
         return columns < row if keys[0].descending else columns > row
     clause: ColumnElement[bool] = false()
     for key, value in zip(reversed(keys), reversed(values), strict=True):
@@ -144,7 +148,12 @@ def _comparable_as_row(keys: Sequence[SortKey], dialect: str) -> bool:
 def _literal(value: Any, dialect: str) -> Any:
     if dialect in {"mysql", "mariadb"} and isinstance(value, enum.Enum):
         return value.name
-    return value
+    return orderable(value)
+
+
+def orderable(value: Any) -> Any:
+    """``value`` as ``<`` and ``>`` take it: SQLAlchemy refuses a bare True or False."""
+    return literal(value, Boolean()) if isinstance(value, bool) else value
 
 
 def _beyond(key: SortKey, value: Any, dialect: str) -> ColumnElement[bool]:
