@@ -1,0 +1,1 @@
+"""Taskboard: users and tasks of many tenants, over HTTP."""

@@ -1,0 +1,1 @@
+"""Business rules, apart from the database layer."""
