@@ -128,7 +128,7 @@ def _decode_value(shape: ModelShape, key: SortKey, value: Any) -> Any:
         if not key.nullable:
             raise ValueError("this column has no NULL")
         return None
-    column_type = key.attribute.type
+    column_type = shape.types[key.name]
     if getattr(column_type, "python_type", None) is bytes:
         return base64.b64decode(value, validate=True)
     members = getattr(column_type, "enum_class", None)

@@ -55,13 +55,13 @@ class RepositoryConstruction(Generic[M]):
         if self._wants_tenant and scope.tenant_id is None:
             raise MissingTenantError(self._shape.name)
         self.tenant_id: str | None = scope.tenant_id
-        session = getattr(db, "sync_session", db)
+        session, mapper = getattr(db, "sync_session", db), self._shape.mapper
         self._operations: Operations[M] = Operations(
             self._shape,
             scope,
             self._policy,
             session,
-            lambda: session.get_bind(self._shape.mapper).dialect,
+            lambda: session.get_bind(mapper).dialect,
             lambda: bound_context(db),
         )
 
