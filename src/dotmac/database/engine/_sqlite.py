@@ -125,6 +125,7 @@ def install(engine: Engine, sqlite_plan: SqlitePlan, isolation_level: str | None
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}")
         cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA case_sensitive_like = ON")  # as elsewhere; ILIKE compares in lower case
         if not sqlite_plan.is_memory and not sqlite_plan.is_read_only:
             cursor.execute("PRAGMA journal_mode = WAL")
         cursor.close()
