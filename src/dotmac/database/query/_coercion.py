@@ -38,6 +38,16 @@ class PlainValues:
             return value.isascii() and "\x00" not in value
         return kind is not int or self.low <= value <= self.high
 
+    def accepts_all(self, values: list[Any]) -> bool:
+        """Same as `accepts` of each, much cheaper; may say False where all are accepted."""
+        kinds = set(map(type, values))
+        if kinds != {self.kind}:
+            return False
+        if self.kind is str:
+            joined = "".join(values)
+            return joined.isascii() and "\x00" not in joined
+        return self.kind is not int or (self.low <= min(values) and max(values) <= self.high)
+
 
 @lru_cache(maxsize=1024)
 def plain_values(shape: ModelShape) -> dict[str, PlainValues]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, JSON, and_, false, not_, or_, true
+from sqlalchemy import ARRAY, JSON, and_, case, false, not_, null, or_, true
 
 from dotmac.database.errors import ValidationError
 from dotmac.database.models import describe
@@ -208,7 +208,8 @@ def _on_json(path: FieldPath, item: QueryFilter) -> ColumnElement[bool]:
 
 def _json_as(element: Any, value: Any, path: FieldPath, item: QueryFilter) -> Any:
     if isinstance(value, bool):
-        return element.as_boolean()
+        # SQLAlchemy's expression for MySQL takes what is missing for false.
+        return case((element.as_string().is_(None), null()), else_=element.as_boolean())
     if isinstance(value, int):
         return element.as_integer()
     if isinstance(value, float):

@@ -10,7 +10,7 @@ from dotmac.database.query import _conflicts, _copy
 from dotmac.database.query._coercion import coerce
 from dotmac.database.query._options import QueryFilter
 from dotmac.database.query._steps import Execute, Steps
-from dotmac.database.query._values import DataLike, insert_values
+from dotmac.database.query._values import DataLike, insert_rows, insert_values
 from dotmac.database.query._writing import Writing, hashable
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Operations(Writing[M]):
         user_id: str | None,
     ) -> Steps[builtins.list[M]]:
         """One statement per about a thousand rows and set of fields; entities in the order given."""
-        rows = [insert_values(self.shape, self.scope, item, user_id) for item in items]
+        rows = insert_rows(self.shape, self.scope, items, user_id)
         if not rows:
             return []
         given = set(rows[0]).intersection(*map(set, rows[1:]))

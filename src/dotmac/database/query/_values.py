@@ -16,6 +16,8 @@ from dotmac.database.query._coercion import coerce, plain_values
 from dotmac.database.query._fields import unknown_field
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dotmac.database.models import ModelShape
     from dotmac.database.tenancy import Scope
 
@@ -30,15 +32,9 @@ def fields_of(shape: ModelShape, data: DataLike, *, relationships: bool = False)
         TypeError: ``data`` is neither a mapping nor a pydantic model.
         ValidationError: A field is unknown, or a value does not fit its column.
     """
-    if isinstance(data, pydantic.BaseModel):
-        data = data.model_dump(exclude_unset=True)
-    elif not isinstance(data, Mapping):
-        raise TypeError(
-            f"{shape.name} data is a mapping of fields or a pydantic model, not {type(data).__name__}."
-        )
-    fields = dict(data)
+    fields = _mapping_of(shape, data)
     plain = plain_values(shape)
-    for name, value in data.items():
+    for name, value in fields.items():
         known = plain.get(name)
         if known is None:
             if not relationships or name not in shape.relationships:
@@ -46,6 +42,32 @@ def fields_of(shape: ModelShape, data: DataLike, *, relationships: bool = False)
         elif not known.accepts(value) and not is_sql(value):
             fields[name] = coerce(shape, name, value)
     return fields
+
+
+def _mapping_of(shape: ModelShape, data: DataLike) -> dict[str, Any]:
+    if isinstance(data, pydantic.BaseModel):
+        return data.model_dump(exclude_unset=True)
+    if not isinstance(data, Mapping):
+        raise TypeError(
+            f"{shape.name} data is a mapping of fields or a pydantic model, not {type(data).__name__}."
+        )
+    return dict(data)
+
+
+def _fields_of_many(shape: ModelShape, items: Iterable[DataLike]) -> list[dict[str, Any]]:
+    """Same as `fields_of` of each; where all rows have the same fields, a column is checked at once."""
+    rows = [_mapping_of(shape, item) for item in items]
+    names: set[str] = set(rows[0]) if rows else set()
+    plain = plain_values(shape)
+    if not names <= plain.keys() or any(row.keys() != names for row in rows):
+        return [fields_of(shape, row) for row in rows]
+    for name in names:
+        if plain[name].accepts_all([row[name] for row in rows]):
+            continue
+        for row in rows:
+            if not is_sql(row[name]):
+                row[name] = coerce(shape, name, row[name])
+    return rows
 
 
 def is_sql(value: Any) -> bool:
@@ -62,16 +84,32 @@ def insert_values(
         ValidationError: As `fields_of`.
         TenantMismatchError: ``data`` names another tenant than ``scope``.
     """
-    fields = fields_of(shape, data, relationships=relationships)
-    _stamp_tenant(shape, scope, fields)
-    if user_id is not None:
-        for name in ("created_by", "updated_by"):
-            if name in shape.columns:
-                fields.setdefault(name, user_id)
-    for name in _keys_to_fill(shape):
-        if fields.get(name) is None:
-            fields[name] = uuid7()
+    [fields] = _stamped(shape, scope, [fields_of(shape, data, relationships=relationships)], user_id)
     return fields
+
+
+def insert_rows(
+    shape: ModelShape, scope: Scope, items: Iterable[DataLike], user_id: str | None
+) -> list[dict[str, Any]]:
+    """Same as `insert_values` of each, cheaper."""
+    return _stamped(shape, scope, _fields_of_many(shape, items), user_id)
+
+
+def _stamped(
+    shape: ModelShape, scope: Scope, rows: list[dict[str, Any]], user_id: str | None
+) -> list[dict[str, Any]]:
+    if shape.tenant is not None and scope.tenant_id is not None:
+        for row in rows:
+            _stamp_tenant(shape, scope, row)
+    authors: list[str] = [name for name in ("created_by", "updated_by") if user_id is not None and name in shape.columns]
+    for name in authors:
+        for row in rows:
+            row.setdefault(name, user_id)
+    for name in _keys_to_fill(shape):
+        for row in rows:
+            if row.get(name) is None:
+                row[name] = uuid7()
+    return rows
 
 
 @lru_cache(maxsize=1024)

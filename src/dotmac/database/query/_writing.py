@@ -13,7 +13,15 @@ from dotmac.database.errors import ValidationError
 from dotmac.database.query import _copy, _statements
 from dotmac.database.query._reading import KEYS_PER_STATEMENT, Reading, chunks
 from dotmac.database.query._steps import Copy, Delete, Execute, Flush, Steps
-from dotmac.database.query._values import DataLike, insert_values, key_of, pop_key, row_of, update_values
+from dotmac.database.query._values import (
+    DataLike,
+    insert_rows,
+    insert_values,
+    key_of,
+    pop_key,
+    row_of,
+    update_values,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -91,7 +99,7 @@ class Writing(Reading[M]):
 
     def bulk_create(self, items: Iterable[DataLike], user_id: str | None) -> Steps[builtins.list[M]]:
         """Few rows: one INSERT (insertmanyvalues). Many, or without RETURNING: written, then read by their keys."""
-        rows = [insert_values(self.shape, self.scope, item, user_id) for item in items]
+        rows = insert_rows(self.shape, self.scope, items, user_id)
         if not rows:
             return []
         rows = _copy.with_client_defaults(self.shape, rows, self._context())
@@ -112,7 +120,7 @@ class Writing(Reading[M]):
 
     def bulk_insert(self, items: Iterable[DataLike], user_id: str | None) -> Steps[int]:
         """Like `bulk_create`, without entities; the number of rows."""
-        rows = [insert_values(self.shape, self.scope, item, user_id) for item in items]
+        rows = insert_rows(self.shape, self.scope, items, user_id)
         if rows:
             yield from self._send(rows)
         return len(rows)
