@@ -199,6 +199,13 @@ def membership(operator: FilterOperator, have: Any, values: list[Any]) -> bool |
     return (have in known) == (operator is Op.IN)
 
 
+def like(have: str, value: str) -> bool:
+    if "%" not in value:
+        return value in have
+    pattern = "".join({"%": ".*", "_": "."}.get(char, re.escape(char)) for char in value)
+    return re.fullmatch(pattern, have, re.DOTALL) is not None
+
+
 COMPARED: dict[FilterOperator, Callable[[Any, Any], bool]] = {
     Op.EQ: lambda have, value: have == value,
     Op.NE: lambda have, value: have != value,
@@ -211,16 +218,9 @@ COMPARED: dict[FilterOperator, Callable[[Any, Any], bool]] = {
     Op.ICONTAINS: lambda have, value: value.lower() in have.lower(),
     Op.STARTS_WITH: lambda have, value: have.startswith(value),
     Op.ENDS_WITH: lambda have, value: have.endswith(value),
-    Op.LIKE: lambda have, value: like(have, value),
+    Op.LIKE: like,
     Op.ILIKE: lambda have, value: like(have.lower(), value.lower()),
 }
-
-
-def like(have: str, value: str) -> bool:
-    if "%" not in value:
-        return value in have
-    pattern = "".join({"%": ".*", "_": "."}.get(char, re.escape(char)) for char in value)
-    return re.fullmatch(pattern, have, re.DOTALL) is not None
 
 
 @PROVE

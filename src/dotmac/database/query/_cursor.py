@@ -56,7 +56,7 @@ def decode_cursor(
         raise
     except (ValueError, TypeError):
         raise InvalidCursorError(_NOT_OURS) from None
-    if direction not in {"after", "before"} or not isinstance(values, list):
+    if direction not in ("after", "before") or not isinstance(values, list):
         raise InvalidCursorError(_NOT_OURS)
     if token_bound_to != bound_to:
         raise InvalidCursorError(
