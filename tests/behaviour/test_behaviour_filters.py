@@ -260,7 +260,7 @@ def built(item):
 
 
 async def test_filters_are_joined_by_and(store, samples):
-    assert await names(samples, where("size", "gt", 1), where("flag", "eq", True)) == ["three"]
+    assert await names(samples, where("size", "gt", 1), where("flag", "eq", value=True)) == ["three"]
 
 
 async def test_filters_may_be_mappings(store, samples):
