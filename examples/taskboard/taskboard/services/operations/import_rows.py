@@ -151,7 +151,7 @@ def _as_text(stream: BinaryIO) -> io.TextIOWrapper:
             raise ImportFormatError(
                 f"The file is {name}, and UTF-8 is needed. Convert it: iconv -f {name} -t UTF-8 FILE"
             )
-    if b"\x00" in start:
+    if start.count(0) > len(start) // 10:
         raise ImportFormatError(
             "The file holds NUL bytes: it is binary, or UTF-16 without a mark. Save it as UTF-8 text."
         )
@@ -199,11 +199,12 @@ def _csv_reason(error: csv.Error) -> str:
 
 
 def _check_header(header: list[str], delimiter: str) -> None:
-    unknown = [name for name in header if name not in FIELDS]
+    # Unknown columns by number: where the header is missing, their names are the first row's data.
+    unknown = [f"column {number}" for number, name in enumerate(header, 1) if name not in FIELDS]
     missing = sorted(_REQUIRED.difference(header))
-    repeated = sorted({name for name in header if header.count(name) > 1})
+    repeated = sorted({name for name in header if name in FIELDS and header.count(name) > 1})
     problems = [
-        f"{what} {', '.join(ascii(name)[:40] for name in names)}"
+        f"{what} {', '.join(names)}"
         for what, names in (("unknown:", unknown), ("missing:", missing), ("more than once:", repeated))
         if names
     ]
