@@ -88,7 +88,8 @@ class Operations(Writing[M]):
         # In the order of their keys: two batches that overlap then wait for each other instead of deadlocking.
         order = sorted(range(len(rows)), key=lambda index: str(identities[index]))
         found: dict[Any, M] = {}
-        for names, group in groupby(sorted((tuple(rows[i]), i) for i in order), key=lambda item: item[0]):
+        by_names = sorted(((tuple(rows[i]), i) for i in order), key=lambda item: item[0])  # keeps that order
+        for names, group in groupby(by_names, key=lambda item: item[0]):
             part = [rows[index] for _, index in group]
             yield from self._upsert_part(part, names, given, target, update, found)
         missing = [identity for identity in identities if hashable(identity) not in found]
