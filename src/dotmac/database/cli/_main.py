@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("dotmac.database.cli.demo", "Run the whole library on real servers and report."),
     "dev": ("dotmac.database.cli.dev", "Keep a PostgreSQL and a Valkey running for development."),
     "init": ("dotmac.database.cli.init", "Create a new application from the template."),
+    "prestart": ("dotmac.database.cli.prestart", "Wait until the database answers."),
 }
 
 # Modules whose absence means that an extra was not installed.
@@ -41,10 +42,12 @@ _EXTRAS = {
     "asyncpg": "asyncpg",
     "cryptography": "encryption",
     "fastapi": "fastapi",
+    "httpx": "demo",
     "psycopg": "pg",
     "redis": "redis",
     "rich": "cli",
     "sqlmodel": "sqlmodel",
+    "uvicorn": "demo",
 }
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
