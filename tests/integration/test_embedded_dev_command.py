@@ -33,9 +33,18 @@ def dev(tmp_path):
         process.communicate()
 
 
+def read_until(process, last):
+    """What the process prints up to the line ``last``; it must not end before that."""
+    text = ""
+    while not text.endswith(last):
+        line = process.stdout.readline()
+        assert line, f"it ended: {process.stderr.read()}"
+        text += line
+    return text
+
+
 def read_json(process):
-    lines = iter(process.stdout.readline, "}\n")
-    return json.loads("".join(lines) + "}")
+    return json.loads(read_until(process, "}\n"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -64,9 +73,7 @@ def test_second_call_prints_the_urls_of_the_first(dev, tmp_path):
 
 
 def test_table_shows_whole_urls(dev):
-    process = dev()
-    lines = iter(process.stdout.readline, "Running; Ctrl-C stops both.\n")
-    text = "".join(lines)
+    text = read_until(dev(), "Running; Ctrl-C stops both.\n")
     assert "postgresql+asyncpg://app:" in text
     assert "…" not in text
 
