@@ -73,11 +73,12 @@ def create_tables(connection: Connection, tables: Iterable[Table]) -> None:
         copy = table.to_metadata(ours, schema=None, referred_schema_fn=lambda *_: None)  # type: ignore[arg-type] # None is a schema
         for column in copy.columns:
             _respell(copy, column)
+            _require_type(copy, column, connection)
     for table in ours.sorted_tables:
         try:
             table.create(connection, checkfirst=True)
         except (CompileError, DBAPIError) as error:
-            reason = str(error.orig if isinstance(error, DBAPIError) else error).splitlines()[0]
+            reason = error.orig if isinstance(error, DBAPIError) else error
             raise ConfigurationError(
                 f"SQLite cannot have table {table.name!r}: {reason}. {_INSTEAD}"
             ) from error
@@ -89,3 +90,13 @@ def _respell(table: Table, column: Column[Any]) -> None:
         column.type = Integer()  # only INTEGER PRIMARY KEY counts up (https://sqlite.org/autoinc.html)
     elif isinstance(inner, JSON):
         column.type = JSON()
+
+
+def _require_type(table: Table, column: Column[Any], connection: Connection) -> None:
+    try:
+        column.type.compile(connection.dialect)
+    except CompileError as error:
+        raise ConfigurationError(
+            f"SQLite cannot have table {table.name!r}: it has no type for column {column.name!r} "
+            f"({type(column.type).__name__}). {_INSTEAD}"
+        ) from error
