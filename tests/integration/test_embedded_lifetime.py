@@ -82,9 +82,9 @@ child = os.fork()
 if child == 0:
     import atexit
     atexit._run_exitfuncs()
-    print(server.is_running, flush=True)
+    os.write(1, f"{server.is_running}\\n".encode())
     signal.pause()
-print(child, flush=True)
+os.write(1, f"{child}\\n".encode())
 signal.pause()
 """
     owner, started = start_owner("postgres", then)
