@@ -26,10 +26,14 @@ from dotmac.database.embedded import EmbeddedPostgres
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15, help="counted rounds of each comparison (default 15)")
+    parser.add_argument(
+        "--rounds", type=int, default=15, help="counted rounds of each comparison (default 15)"
+    )
     parser.add_argument("--only", default="", help="only comparisons whose name contains this")
     parser.add_argument("--rows", type=int, default=1_000_000, help="how deep the deep cursor page lies")
-    parser.add_argument("--pg-url", help="a PostgreSQL to use (an empty database) instead of the embedded one")
+    parser.add_argument(
+        "--pg-url", help="a PostgreSQL to use (an empty database) instead of the embedded one"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
     server: Any = nullcontext() if options.pg_url else EmbeddedPostgres()
@@ -57,10 +61,8 @@ async def _compare(url: str, options: argparse.Namespace) -> list[dict[str, Any]
     raw = await asyncpg.connect(plain_url)
     await raw.execute("VACUUM ANALYZE tickets")
     bench = Bench(engine, sessions, raw, ids)
-    report = []
-    for case in build(bench):
-        if options.only in case.name:
-            report.append(_figures(case, await run(case, options.rounds)))
+    wanted = [case for case in build(bench) if options.only in case.name]
+    report = [_figures(case, await run(case, options.rounds)) for case in wanted]
     if options.only in "cursor page":
         case = await deep_page(bench, options.rows)
         report.append(_figures(case, await run(case, options.rounds)))
@@ -73,7 +75,10 @@ def _figures(case: Case, timings: dict[str, Timing]) -> dict[str, Any]:
     baseline = next(iter(timings))
     best = baseline
     if case.name.startswith("page"):  # the best plain form
-        best = min((name for name in timings if name.startswith("plain")), key=lambda name: statistics.median(timings[name].wall))
+        best = min(
+            (name for name in timings if name.startswith("plain")),
+            key=lambda name: statistics.median(timings[name].wall),
+        )
     contenders = [
         {
             "name": name,

@@ -20,6 +20,10 @@ from dotmac.database import (
     SortOrder,
     uuid7,
 )
+from dotmac.database.models import describe
+from dotmac.database.query import Cursors, as_options, total_order
+from dotmac.database.query._cursor import fingerprint
+from dotmac.database.tenancy import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +124,6 @@ _OPEN = QueryFilter(field="status", operator=FilterOperator.EQ, value="open")
 
 def _list(bench: Bench) -> Case:
     sessions, peers = bench.sessions, _peers()
-    statement = select(Ticket).where(Ticket.status == "open").order_by(Ticket.id).limit(20)
 
     async def plain(n: int) -> None:
         for _ in range(n):
@@ -144,7 +147,9 @@ def _list(bench: Bench) -> Case:
     async def raw(n: int) -> None:
         for _ in range(n):
             async with bench.raw.transaction():
-                rows = await bench.raw.fetch("SELECT * FROM tickets WHERE status = $1 ORDER BY id LIMIT 20", "open")
+                rows = await bench.raw.fetch(
+                    "SELECT * FROM tickets WHERE status = $1 ORDER BY id LIMIT 20", "open"
+                )
                 assert len(rows) == 20
 
     contenders = {"plain ORM": plain, "dotmac": ours, "Core": core, "raw asyncpg": raw}
@@ -169,7 +174,6 @@ def _list(bench: Bench) -> Case:
                     assert len(found["data"]) == 20
 
         contenders["fastcrud"] = fastcrud
-    assert statement is not None
     return Case("list 20", contenders, times=100, bar=1.10)
 
 
@@ -180,7 +184,9 @@ def _page(bench: Bench) -> Case:
         for _ in range(n):
             where = Ticket.status == "open"
             async with sessions() as session:
-                rows = await session.scalars(select(Ticket).where(where).order_by(Ticket.id).limit(20).offset(20))
+                rows = await session.scalars(
+                    select(Ticket).where(where).order_by(Ticket.id).limit(20).offset(20)
+                )
                 total = await session.scalar(select(func.count()).select_from(Ticket).where(where))
                 assert len(rows.all()) == 20
                 assert total
@@ -188,7 +194,11 @@ def _page(bench: Bench) -> Case:
     async def window(n: int) -> None:
         for _ in range(n):
             wanted = (
-                select(Ticket, func.count().over()).where(Ticket.status == "open").order_by(Ticket.id).limit(20).offset(20)
+                select(Ticket, func.count().over())
+                .where(Ticket.status == "open")
+                .order_by(Ticket.id)
+                .limit(20)
+                .offset(20)
             )
             async with sessions() as session:
                 assert len((await session.execute(wanted)).all()) == 20
@@ -208,7 +218,9 @@ def _page(bench: Bench) -> Case:
             for _ in range(n):
                 async with sessions() as session:
                     repository = peers["advanced-alchemy"](session=session)
-                    found, total = await repository.list_and_count(OrderBy("id"), LimitOffset(20, 20), status="open")
+                    found, total = await repository.list_and_count(
+                        OrderBy("id"), LimitOffset(20, 20), status="open"
+                    )
                     assert len(found) == 20
                     assert total
 
@@ -218,7 +230,9 @@ def _page(bench: Bench) -> Case:
         async def fastcrud(n: int) -> None:
             for _ in range(n):
                 async with sessions() as session:
-                    found = await peers["fastcrud"].get_multi(session, offset=20, limit=20, sort_columns="id", status="open")
+                    found = await peers["fastcrud"].get_multi(
+                        session, offset=20, limit=20, sort_columns="id", status="open"
+                    )
                     assert len(found["data"]) == 20
 
         contenders["fastcrud"] = fastcrud
@@ -272,7 +286,9 @@ def _create(bench: Bench) -> Case:
     if "fastcrud" in peers:
         import pydantic  # noqa: PLC0415
 
-        create = pydantic.create_model("Create", title=(str, ...), status=(str, ...), priority=(int, ...), body=(str, ...))
+        create = pydantic.create_model(
+            "Create", title=(str, ...), status=(str, ...), priority=(int, ...), body=(str, ...)
+        )
 
         async def fastcrud(n: int) -> None:
             for i in range(n):
@@ -317,7 +333,9 @@ def _bulk_1000(bench: Bench) -> Case:
     if "advanced-alchemy" in _peers():
 
         async def advanced(session: AsyncSession) -> None:
-            await _peers()["advanced-alchemy"](session=session).add_many([Ticket(**row(i)) for i in range(1000)])
+            await _peers()["advanced-alchemy"](session=session).add_many(
+                [Ticket(**row(i)) for i in range(1000)]
+            )
 
         contenders["advanced-alchemy"] = _rolled_back(bench, advanced)
     return Case("bulk_create 1,000", contenders, times=2, bar=0.35)
@@ -330,7 +348,9 @@ def _bulk_100000(bench: Bench) -> Case:
         for _ in range(n):
             transaction = bench.raw.transaction()
             await transaction.start()
-            records = [(uuid7(), item["title"], item["status"], item["priority"], item["body"]) for item in data]
+            records = [
+                (uuid7(), item["title"], item["status"], item["priority"], item["body"]) for item in data
+            ]
             columns = ["id", "title", "status", "priority", "body"]
             await bench.raw.copy_records_to_table("tickets", records=records, columns=columns)
             await transaction.rollback()
@@ -359,8 +379,7 @@ async def deep_page(bench: Bench, rows: int) -> Case:
         return QueryOptions(sorts=sorts, cursor_pagination=CursorPaginationParams(limit=20, cursor=cursor))
 
     async with bench.sessions() as session:
-        repository = AsyncRepository(session, Ticket)
-        deep = await _cursor_at(repository, session, rows)
+        deep = await _cursor_at(session, rows)
 
     def at(cursor: str | None) -> Any:
         async def contender(n: int) -> None:
@@ -381,14 +400,11 @@ async def deep_page(bench: Bench, rows: int) -> Case:
     return Case(f"cursor page at row {rows:,}", contenders, times=5, bar=1.3)
 
 
-async def _cursor_at(repository: AsyncRepository[Ticket], session: AsyncSession, rows: int) -> str:
+async def _cursor_at(session: AsyncSession, rows: int) -> str:
     """The cursor that a client holds after ``rows`` rows: the last page's before it, from the library itself."""
-    when = await session.scalar(text("SELECT created_at FROM tickets ORDER BY created_at, id OFFSET :n LIMIT 1"), {"n": rows - 1})
-    from dotmac.database.query import Cursors, as_options, total_order  # noqa: PLC0415
-    from dotmac.database.query._cursor import fingerprint  # noqa: PLC0415
-    from dotmac.database.models import describe  # noqa: PLC0415
-    from dotmac.database.tenancy import Scope  # noqa: PLC0415
-
+    when = await session.scalar(
+        text("SELECT created_at FROM tickets ORDER BY created_at, id OFFSET :n LIMIT 1"), {"n": rows - 1}
+    )
     shape = describe(Ticket)
     wanted = as_options({"sorts": [{"field": "created_at"}]})
     keys = total_order(shape, wanted.sorts)

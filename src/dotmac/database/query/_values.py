@@ -101,7 +101,9 @@ def _stamped(
     if shape.tenant is not None and scope.tenant_id is not None:
         for row in rows:
             _stamp_tenant(shape, scope, row)
-    authors: list[str] = [name for name in ("created_by", "updated_by") if user_id is not None and name in shape.columns]
+    authors: list[str] = [
+        name for name in ("created_by", "updated_by") if user_id is not None and name in shape.columns
+    ]
     for name in authors:
         for row in rows:
             row.setdefault(name, user_id)

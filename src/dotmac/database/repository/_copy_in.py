@@ -62,9 +62,10 @@ def _as_sqlalchemy_errors(sql: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not hasattr(error, "sqlstate"):
+        state = getattr(error, "sqlstate", None)
+        if state is None:
             raise
-        kind = IntegrityError if str(error.sqlstate).startswith("23") else DBAPIError
+        kind = IntegrityError if str(state).startswith("23") else DBAPIError
         raise kind(sql, None, error, hide_parameters=True) from error
 
 
