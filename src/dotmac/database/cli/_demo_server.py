@@ -20,13 +20,15 @@ _POLL_SECONDS = 0.01
 
 
 class ApiServer:
-    """A context manager: the application answers at ``url`` inside the block.
+    """A context manager: a port is taken inside the block, and after `serve` the application answers at ``url``.
 
     Raises:
         EmbeddedServerError: The port is taken, or the application does not start.
     """
 
-    def __init__(self, app: Any, port: int | None) -> None:
+    name = "The API"
+
+    def __init__(self, port: int | None) -> None:
         # With its protocol named: asyncio only then turns off Nagle's delays, 40 ms an answer.
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -38,35 +40,36 @@ class ApiServer:
                 f"Port {port} is taken. Choose another one with --port, or leave it out."
             ) from None
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        # In a thread uvicorn leaves signals alone: Ctrl-C stays ours.
-        config = uvicorn.Config(app, log_config=None, log_level="critical", access_log=False, lifespan="on")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._serve, name="taskboard-api", daemon=True)
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
 
     @property
     def is_running(self) -> bool:
         """True until the server ended, for whatever reason."""
-        return self._thread.is_alive()
+        return self._thread is not None and self._thread.is_alive()
 
-    def _serve(self) -> None:
-        self._server.run(sockets=[self._socket])
-
-    def __enter__(self) -> Self:
+    def serve(self, app: Any) -> None:
+        """Return once ``app`` answers."""
+        config = uvicorn.Config(app, log_config=None, log_level="critical", access_log=False, lifespan="on")
+        server = self._server = uvicorn.Server(config)
+        # In a thread uvicorn leaves signals alone: Ctrl-C stays ours.
+        self._thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [self._socket]}, name="taskboard-api", daemon=True
+        )
         self._thread.start()
         deadline = time.monotonic() + _START_SECONDS
-        while not self._server.started:
-            if not self._thread.is_alive() or time.monotonic() > deadline:
-                self._stop()
+        while not server.started:
+            if not self.is_running or time.monotonic() > deadline:
                 raise EmbeddedServerError("The API did not start.")
             time.sleep(_POLL_SECONDS)
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(_STOP_SECONDS)
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(_STOP_SECONDS)
         self._socket.close()

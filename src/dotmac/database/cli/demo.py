@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from dotmac.database.cli._demo_server import ApiServer
     from dotmac.database.embedded import EmbeddedPostgres, EmbeddedValkey
 
 _TENANT, _USER = "acme", "demo-client"
@@ -49,12 +50,12 @@ def command(*, serve: bool, port: int | None, as_json: bool) -> int:
     template, report = importable_template(), Report(show)
     postgres, valkey = EmbeddedPostgres(), EmbeddedValkey(tcp=True)
     with contextlib.ExitStack() as running:
+        server = running.enter_context(ApiServer(port))  # first: a port that is taken is soon told
         report.run("Start the servers", lambda: _start(running, postgres, valkey))
         running.enter_context(_settings(DATABASE_URL=postgres.url(), REDIS_URL=valkey.tcp_url))
         report.run("Migrate", lambda: _migrate(template, postgres))
         report.run("Load", lambda: _load(postgres))
-        server = ApiServer(_application(postgres), port)
-        report.run("Start the API", lambda: running.enter_context(server).url)
+        report.run("Start the API", lambda: _serve(server, postgres))
         headers = {"X-Tenant-ID": _TENANT, "X-User-ID": _USER}
         with httpx.Client(
             base_url=server.url, headers=headers, trust_env=False, timeout=_REQUEST_SECONDS
@@ -117,12 +118,13 @@ def _load(postgres: EmbeddedPostgres) -> str:
     return f"{rows:,} tasks of {len(TENANTS)} tenants, {rows / seconds:,.0f} a second"
 
 
-def _application(postgres: EmbeddedPostgres) -> Any:
+def _serve(server: ApiServer, postgres: EmbeddedPostgres) -> str:
     from taskboard.api import create_app  # type: ignore[import-not-found] # noqa: PLC0415 - the template's package
 
     from dotmac.database.engine import AsyncDatabase  # noqa: PLC0415 - slow
 
-    return create_app(AsyncDatabase(postgres.url()))
+    server.serve(create_app(AsyncDatabase(postgres.url())))
+    return server.url
 
 
 def _print_step(step: StepResult) -> None:
@@ -150,6 +152,5 @@ def _wait(*servers: Any) -> None:
         while True:
             for server in servers:
                 if not server.is_running:
-                    name = getattr(server, "name", "The API")
-                    raise EmbeddedServerError(f"{name} ended by itself.")
+                    raise EmbeddedServerError(f"{server.name} ended by itself.")
             time.sleep(_WATCH_SECONDS)
