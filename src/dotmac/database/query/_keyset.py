@@ -130,10 +130,9 @@ def after(keys: Sequence[SortKey], values: Sequence[Any], dialect: str) -> Colum
         columns = tuple_(*(key.attribute for key in keys))
         row = tuple_(*values, types=[key.type for key in keys])
         return columns < row if keys[0].descending else columns > row
-    clause: ColumnElement[bool] = false()
-    for key, value in zip(reversed(keys), reversed(values), strict=True):
-        beyond, equal = _beyond(key, value, dialect), _equal(key, value, dialect)
-        clause = or_(beyond, and_(equal, clause))
+    clause = _beyond(keys[-1], values[-1], dialect)
+    for key, value in zip(reversed(keys[:-1]), reversed(values[:-1]), strict=True):
+        clause = or_(_beyond(key, value, dialect), and_(_equal(key, value, dialect), clause))
     first = _at_or_beyond(keys[0], values[0], dialect)
     # Implied by the rest, but in a form that an index on the first column can serve.
     return clause if first is None else and_(first, clause)
