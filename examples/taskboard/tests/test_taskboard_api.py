@@ -108,7 +108,9 @@ async def test_pages_by_number_and_by_cursor_hold_every_row_once(client: httpx.A
 )
 async def test_lists_are_filtered(client: httpx.AsyncClient, params: dict[str, str], count: int) -> None:
     await _tasks(client, 3)
-    assert (await client.get("/tasks", params=params)).json()["total"] == count
+    answer = await client.get("/tasks", params=params)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["total"] == count
 
 
 async def test_bulk_changes_and_deletes_what_is_there(client: httpx.AsyncClient) -> None:
