@@ -113,8 +113,8 @@ class QueryParameters:
             try:
                 wanted = QueryFilter(field=field, operator=operator, value=_value(operator, given[name]))
                 if self.shape is not None:
-                    # The repository's own rule, run early: what it would refuse is refused here.
-                    conditions(self.shape, [wanted], Scope())
+                    # The repository's own rule, run early: what it would refuse is refused here. Nothing is sent.
+                    conditions(self.shape, [wanted], Scope(unscoped=True))
                 yield wanted
             except ValidationError as error:
                 problems.append(_problem(name, str(error)))

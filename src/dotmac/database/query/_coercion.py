@@ -8,10 +8,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pydantic
-from sqlalchemy import ARRAY, JSON, BigInteger, DateTime, Enum, Integer, Numeric, SmallInteger, String
+from sqlalchemy import ARRAY, JSON, BigInteger, DateTime, Enum, Integer, SmallInteger, String
 from sqlalchemy.types import TypeDecorator
 
 from dotmac.database.errors import ValidationError
+from dotmac.database.models import EncryptedString
 
 if TYPE_CHECKING:
     import enum
@@ -208,9 +209,4 @@ def is_textual(column_type: TypeEngine[Any]) -> bool:
 
 def is_sortable(column_type: TypeEngine[Any]) -> bool:
     """True for columns with one total order on every database."""
-    return not isinstance(_inner(column_type), JSON | ARRAY)
-
-
-def is_inexact(column_type: TypeEngine[Any]) -> bool:
-    """True for floating point, where a stored value may not equal what was read of it."""
-    return isinstance(column_type, Numeric) and not column_type.asdecimal
+    return not isinstance(_inner(column_type), JSON | ARRAY) and not isinstance(column_type, EncryptedString)

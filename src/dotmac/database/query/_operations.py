@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dotmac.database.errors import DuplicateEntityError, ValidationError
-from dotmac.database.query import _conflicts, _copy
+from dotmac.database.query import _conflicts, _copy, _statements
 from dotmac.database.query._coercion import coerce
 from dotmac.database.query._options import QueryFilter
 from dotmac.database.query._steps import Execute, Steps
@@ -31,9 +31,11 @@ class Operations(Writing[M]):
             raise ValidationError(
                 f"{self.shape.name}: get_or_create needs fields to look up.", model=self.shape.name
             )
+        # NULLs are not equal to each other: they make no row unique.
+        _conflicts.require_unique(self.shape, {name for name, value in lookup.items() if value is not None})
         filters = [QueryFilter(field=name, value=value) for name, value in lookup.items()]
         dialect = self._dialect_name
-        found = self._select(filters, include_deleted=False).limit(2)
+        found = _statements.matching(self.shape, self.scope, filters).limit(2)
         if dialect == "sqlite":
             # A transaction that has read cannot become a writer once another one wrote (SQLITE_BUSY_SNAPSHOT): an
             # UPDATE of nothing waits for its turn to write before anything is read.
@@ -43,7 +45,6 @@ class Operations(Writing[M]):
         if entity is not None:
             return entity, False
         row = insert_values(self.shape, self.scope, {**(defaults or {}), **lookup}, user_id)
-        _conflicts.require_unique(self.shape, set(lookup))
         [complete] = _copy.with_client_defaults(self.shape, [row], self._context())
         inserted = yield Execute(_conflicts.insert_or_ignore(self.shape, complete, dialect))
         # Sees the row that won also where this transaction reads from a snapshot taken before it.

@@ -112,9 +112,9 @@ class FilterGroup(_Option):
     A group with no conditions at all is refused.
     """
 
-    all_of: tuple[QueryFilter | FilterGroup, ...] = ()
-    any_of: tuple[QueryFilter | FilterGroup, ...] = ()
-    none_of: tuple[QueryFilter | FilterGroup, ...] = ()
+    all_of: tuple[QueryFilter | FilterGroup, ...] = Field(default=(), max_length=_MAX_FILTERS)
+    any_of: tuple[QueryFilter | FilterGroup, ...] = Field(default=(), max_length=_MAX_FILTERS)
+    none_of: tuple[QueryFilter | FilterGroup, ...] = Field(default=(), max_length=_MAX_FILTERS)
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:

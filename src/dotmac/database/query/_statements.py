@@ -35,7 +35,7 @@ from dotmac.database.errors import ValidationError
 from dotmac.database.models import describe
 from dotmac.database.query._filters import conditions
 from dotmac.database.query._keyset import order_by
-from dotmac.database.tenancy import Scope, visible
+from dotmac.database.tenancy import Scope, require_tenant, visible
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -53,16 +53,19 @@ _TENANT = "scope_tenant"
 
 def by_key(shape: ModelShape, scope: Scope, key: tuple[Any, ...]) -> tuple[Select[Any], dict[str, Any]]:
     """SELECT of the row with ``key``, and its parameters. The statement is built once per model."""
-    statement = _by_key(shape, scope.tenant_id is not None, scope.include_deleted)
+    require_tenant(shape, scope)
+    scoped = shape.tenant is not None and scope.tenant_id is not None
+    statement = _by_key(shape, scoped, scope.include_deleted)
     parameters = {f"key_{position}": part for position, part in enumerate(key)}
-    if scope.tenant_id is not None:
+    if scoped:
         parameters[_TENANT] = scope.tenant_id
     return statement, parameters
 
 
 @lru_cache(maxsize=4096)
 def _by_key(shape: ModelShape, scoped: bool, include_deleted: bool) -> Select[Any]:  # noqa: FBT001 - cache key
-    scope = Scope(bindparam(_TENANT) if scoped else None, include_deleted)  # type: ignore[arg-type] # a placeholder for the tenant
+    tenant: Any = bindparam(_TENANT) if scoped else None  # a placeholder; require_tenant has judged the scope
+    scope = Scope(tenant, include_deleted, unscoped=not scoped)
     wanted = [attribute == bindparam(f"key_{position}") for position, attribute in enumerate(shape.key)]
     return select(shape.model).where(*wanted, *visible(shape, scope))
 

@@ -11,7 +11,7 @@ from sqlalchemy import Uuid
 from sqlalchemy import inspect as sa_inspect
 
 from dotmac.database.errors import TenantMismatchError, ValidationError
-from dotmac.database.models import uuid7
+from dotmac.database.models import describe, uuid7
 from dotmac.database.query._coercion import coerce, plain_values
 from dotmac.database.query._fields import unknown_field
 
@@ -137,6 +137,20 @@ def _stamp_tenant(shape: ModelShape, scope: Scope, fields: dict[str, Any]) -> No
     if given is not None and (is_sql(given) or given != bound):
         raise TenantMismatchError(shape.name)
     fields[name] = bound
+    # A flush copies the keys of related entities, the tenant's among them, over the row's own.
+    for relationship in shape.relationships & fields.keys():
+        _require_same_tenant(shape, bound, fields[relationship])
+
+
+def _require_same_tenant(shape: ModelShape, bound: Any, related: Any) -> None:
+    entities = related if isinstance(related, list | tuple | set | frozenset) else [related]
+    for entity in entities:
+        if entity is None or describe(type(entity)).tenant is None:
+            continue
+        if entity.tenant_id is None:
+            entity.tenant_id = bound
+        elif entity.tenant_id != bound:
+            raise TenantMismatchError(shape.name)
 
 
 @lru_cache(maxsize=4096)

@@ -54,7 +54,7 @@ class RepositoryConstruction(Generic[M]):
         scope = scope_for(self._shape, tenant_id, bound_context(db))
         if self._wants_tenant and scope.tenant_id is None:
             raise MissingTenantError(self._shape.name)
-        self.tenant_id: str | None = scope.tenant_id
+        self.tenant_id: str | None = scope.tenant_id if self._shape.tenant is not None else None
         session, mapper = getattr(db, "sync_session", db), self._shape.mapper
         self._operations: Operations[M] = Operations(
             self._shape,

@@ -20,12 +20,14 @@ class Scope:
     """What one piece of work may see.
 
     Attributes:
-        tenant_id: The tenant, or None for models without tenants and for unscoped work.
+        tenant_id: The tenant; None where none is known, which hides every tenant model.
         include_deleted: True if soft-deleted rows are wanted too.
+        unscoped: True for work across tenants on purpose: see `dotmac.database.unscoped`.
     """
 
     tenant_id: str | None = None
     include_deleted: bool = False
+    unscoped: bool = False
 
     def including_deleted(self, include: bool = True) -> Scope:  # noqa: FBT001, FBT002 - reads as the claim it is
         """The same scope with or without deleted rows."""
@@ -39,22 +41,33 @@ def scope_for(shape: ModelShape, tenant_id: object | None, context: RequestConte
         MissingTenantError: The model belongs to tenants, none is known, and the work is not unscoped.
         TenantMismatchError: The explicit tenant is not the one the context is bound to.
     """
-    if shape.tenant is None:
-        return Scope()
     if tenant_id is not None:
         explicit = TenantId(tenant_id)
         if context.tenant_id is not None and context.tenant_id != explicit:
             raise TenantMismatchError(shape.name)
         return Scope(explicit)
-    if context.tenant_id is not None:
-        return Scope(context.tenant_id)
-    if context.is_unscoped:
-        return Scope()
-    raise MissingTenantError(shape.name)
+    scope = Scope(context.tenant_id, unscoped=context.is_unscoped)
+    require_tenant(shape, scope)
+    return scope
+
+
+def require_tenant(shape: ModelShape, scope: Scope) -> None:
+    """Refuse a tenant model where no tenant is known, also one that is only reached through a relationship.
+
+    Raises:
+        MissingTenantError: Rows of ``shape`` belong to tenants, and ``scope`` names none.
+    """
+    if shape.tenant is not None and scope.tenant_id is None and not scope.unscoped:
+        raise MissingTenantError(shape.name)
 
 
 def visible(shape: ModelShape, scope: Scope) -> tuple[ColumnElement[bool], ...]:
-    """The predicates every statement on ``shape`` carries under ``scope``."""
+    """The predicates every statement on ``shape`` carries under ``scope``.
+
+    Raises:
+        MissingTenantError: As `require_tenant`.
+    """
+    require_tenant(shape, scope)
     live = () if scope.include_deleted else _live(shape)
     if shape.tenant is None or scope.tenant_id is None:
         return live

@@ -1,0 +1,160 @@
+"""A tenant's repository, attacked through relationships, data and lookups."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from sqlalchemy import ForeignKey, String, literal_column, select
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from dotmac.database import (
+    Base,
+    BaseModel,
+    EncryptedString,
+    RequestContext,
+    TenantModel,
+    create_async_engine,
+    create_async_repository,
+    create_session_factory,
+    tenant_foreign_key,
+    tenant_unique,
+    unscoped,
+    use_context,
+)
+from dotmac.database.errors import MissingTenantError, TenantMismatchError, ValidationError
+
+
+class Isolated(Base):
+    metadata = Base.metadata.__class__(naming_convention=Base.metadata.naming_convention)
+
+    @classmethod
+    def get_table_prefix(cls):
+        return "isolated_"
+
+
+class Shop(Isolated, BaseModel):
+    __tablename__ = "shops"
+
+    name: Mapped[str] = mapped_column(String(50))
+    owners: Mapped[list[Owner]] = relationship(back_populates="shop", viewonly=True)
+
+
+class Owner(Isolated, TenantModel):
+    __tablename__ = "owners"
+    __table_args__ = (tenant_unique("name"),)
+
+    name: Mapped[str | None] = mapped_column(String(50))
+    secret: Mapped[str | None] = mapped_column(EncryptedString(keys=["a passphrase"]))
+    shop_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("isolated_shops.id"))
+    shop: Mapped[Shop | None] = relationship(viewonly=True)
+    pets: Mapped[list[Pet]] = relationship(back_populates="owner")
+
+
+class Pet(Isolated, TenantModel):
+    __tablename__ = "pets"
+    __table_args__ = (tenant_foreign_key("owner_id", "isolated_owners"),)
+
+    name: Mapped[str] = mapped_column(String(50))
+    owner_id: Mapped[uuid.UUID]
+    owner: Mapped[Owner] = relationship(back_populates="pets")
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+async def sessions(request, tmp_path):
+    if request.param == "sqlite":
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/isolation.db")
+    else:
+        engine = create_async_engine(request.getfixturevalue("dotmac_database").url())
+    async with engine.begin() as connection:
+        await connection.run_sync(Isolated.metadata.drop_all)
+        await connection.run_sync(Isolated.metadata.create_all)
+    yield create_session_factory(engine)
+    async with engine.begin() as connection:
+        await connection.run_sync(Isolated.metadata.drop_all)
+    await engine.dispose()
+
+
+@pytest.fixture
+async def session(sessions):
+    async with sessions() as session:
+        yield session
+
+
+async def test_a_related_entity_of_another_tenant_cannot_carry_a_row_over(session):
+    stranger = await create_async_repository(session, Owner, "globex").create({"name": "Hank"})
+    pets = create_async_repository(session, Pet, "acme")
+    with pytest.raises(TenantMismatchError):
+        await pets.create({"name": "Rex", "owner": stranger})
+    with pytest.raises(TenantMismatchError):
+        await create_async_repository(session, Owner, "acme").create(
+            {"name": "Ann", "pets": [Pet(name="Rex", tenant_id="globex")]}
+        )
+
+
+async def test_new_related_entities_get_the_tenant_of_the_row(session):
+    owner = await create_async_repository(session, Owner, "acme").create({"name": "Ann", "pets": [Pet(name="Rex")]})
+    assert owner.pets[0].tenant_id == "acme"
+    assert await create_async_repository(session, Pet, "acme").count() == 1
+
+
+async def test_a_shared_model_does_not_lead_to_tenants_rows_without_a_tenant(session):
+    shop = await create_async_repository(session, Shop).create({"name": "Corner"})
+    for tenant in ("acme", "globex"):
+        await create_async_repository(session, Owner, tenant).create({"name": tenant, "shop_id": shop.id})
+    shops = create_async_repository(session, Shop)
+    with pytest.raises(MissingTenantError):
+        await shops.list({"filters": [{"field": "owners.name", "value": "globex"}]})
+    with pytest.raises(MissingTenantError):
+        await shops.list({"load": ["owners"]})
+    with pytest.raises(MissingTenantError):
+        await shops.get_by_id(shop.id, load=["owners"])
+
+
+async def test_a_shared_model_leads_to_the_own_rows_of_the_sessions_tenant(sessions):
+    async with sessions.begin() as session:
+        shop = await create_async_repository(session, Shop).create({"name": "Corner"})
+        for tenant in ("acme", "globex"):
+            await create_async_repository(session, Owner, tenant).create({"name": tenant, "shop_id": shop.id})
+    with use_context(RequestContext(tenant_id="acme")):
+        async with sessions() as session:
+            shops = create_async_repository(session, Shop)
+            assert await shops.list({"filters": [{"field": "owners.name", "value": "globex"}]}) == []
+            assert len(await shops.list({"filters": [{"field": "owners.name", "value": "acme"}]})) == 1
+            [found] = await shops.list({"load": ["owners"]})
+            assert [owner.name for owner in found.owners] == ["acme"]
+    with unscoped("a report over all shops"):
+        async with sessions() as session:
+            [found] = await create_async_repository(session, Shop).list({"load": ["owners"]})
+            assert {owner.name for owner in found.owners} == {"acme", "globex"}
+
+
+async def test_a_tenant_given_as_sql_is_refused(session):
+    owners = create_async_repository(session, Owner, "acme")
+    with pytest.raises(TenantMismatchError):
+        await owners.create({"name": "x", "tenant_id": literal_column("'globex'")})
+    mine = await owners.create({"name": "mine"})
+    with pytest.raises(TenantMismatchError):
+        await owners.update(mine.id, {"tenant_id": literal_column("'globex'")})
+    with pytest.raises(TenantMismatchError):
+        await owners.bulk_update([{"id": mine.id, "tenant_id": "globex"}])
+
+
+async def test_null_makes_no_row_unique(session):
+    owners = create_async_repository(session, Owner, "acme")
+    with pytest.raises(ValidationError, match="several rows"):
+        await owners.get_or_create({"name": None})
+
+
+async def test_encrypted_columns_neither_filter_nor_sort(session):
+    owners = create_async_repository(session, Owner, "acme")
+    ann = await owners.create({"name": "Ann", "secret": "hush"})
+    with pytest.raises(ValidationError, match="encrypted"):
+        await owners.list({"filters": [{"field": "secret", "value": "hush"}]})
+    with pytest.raises(ValidationError):
+        await owners.list({"sorts": [{"field": "secret"}]})
+    assert await owners.count([{"field": "secret", "operator": "is_not_null"}]) == 1
+    session.expunge_all()
+    assert (await owners.get_by_id(ann.id)).secret == "hush"
+    stored = await session.scalar(select(Owner.__table__.c.secret.cast(String)))
+    assert "hush" not in stored
