@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import uuid  # noqa: TC003 - the mapper evaluates annotations
 
 import pytest
 from sqlalchemy import ForeignKey, String, literal_column, select
