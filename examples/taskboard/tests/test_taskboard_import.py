@@ -229,3 +229,20 @@ async def test_a_signal_ends_the_command_after_a_whole_batch(
             assert await tasks.count(session) == resume_from - 2
             first: Task = (await tasks.get_multi(session, limit=1))[0]
             assert first.title == "Task 0"
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
+def test_a_terminal_sees_a_progress_bar(database_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "tasks.csv"
+    file.write_text(_csv(*(f"Task {n},u" for n in range(3000))))
+    ours, theirs = os.openpty()
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "taskboard.import_tasks", str(file), "--tenant", "tty", "--create-users"],
+        cwd=ROOT, env=os.environ | {"DATABASE_URL": database_url, "TERM": "xterm", "COLUMNS": "200"},
+        stdout=subprocess.PIPE, stderr=theirs, text=True, check=False,
+    )  # fmt: skip
+    os.close(theirs)
+    said = os.read(ours, 1_000_000).decode(errors="replace")
+    os.close(ours)
+    assert (done.returncode, done.stdout) == (0, "3000 imported, 0 left out.\n"), said
+    assert "100%" in said

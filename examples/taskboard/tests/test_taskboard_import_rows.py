@@ -128,3 +128,9 @@ def test_json_lines_are_checked_one_by_one() -> None:
         "line 9: the line is longer than 1048576 characters",
         "10-10 ok",
     ]
+
+
+def test_the_file_stays_open_for_its_owner() -> None:
+    stream = io.BytesIO(HEADER.encode() + b"a,u\n")
+    assert len(list(read_rows(stream, "csv"))) == 1
+    assert not stream.closed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from dotmac.database import AuditMixin, SoftDeleteMixin, UTCDateTime, tenant_foreign_key
 from pydantic import Field, StringConstraints
@@ -34,7 +34,7 @@ class Task(SoftDeleteMixin, AuditMixin, Model):
     """Something to do, and who does it."""
 
     __tablename__ = "tasks"
-    __table_args__: ClassVar[Any] = (
+    __table_args__ = (
         tenant_foreign_key("user_id", "users", ondelete="CASCADE"),
         Index(None, "tenant_id", "user_id"),
         Index(None, "tenant_id", "status"),

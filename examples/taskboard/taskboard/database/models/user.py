@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from dotmac.database import tenant_unique
 from pydantic import StringConstraints
@@ -24,7 +24,7 @@ class User(Model):
     """Somebody who has tasks. Deleting a user deletes the tasks."""
 
     __tablename__ = "users"
-    __table_args__: ClassVar[Any] = (tenant_unique("username"),)
+    __table_args__ = (tenant_unique("username"),)
 
     username: Mapped[str] = mapped_column(String(USERNAME_CHARS))
     tasks: Mapped[list[Task]] = relationship(

@@ -140,6 +140,13 @@ class _Lines:
         return line
 
 
+class _BorrowedText(io.TextIOWrapper):
+    """Text over a stream that stays its owner's: the end of the text does not close it."""
+
+    def close(self) -> None:
+        pass
+
+
 def _as_text(stream: BinaryIO) -> io.TextIOWrapper:
     buffered = io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream
     start = buffered.read(1024)
@@ -156,7 +163,7 @@ def _as_text(stream: BinaryIO) -> io.TextIOWrapper:
             "The file holds NUL bytes: it is binary, or UTF-16 without a mark. Save it as UTF-8 text."
         )
     # What is not UTF-8 becomes surrogates, so that one row is refused for it and not the file.
-    return io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    return _BorrowedText(buffered, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 _Record = tuple[int, dict[Any, Any] | RowProblem]
