@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
 from sqlalchemy import pool as pools
+from sqlalchemy.dialects.sqlite.base import SQLiteTypeCompiler
 
 from dotmac.database.errors import ConnectionPoolError
 
@@ -115,8 +116,17 @@ class _AsyncOnePool(_OnePool, pools.AsyncAdaptedQueuePool):
     """The same for an asyncio engine."""
 
 
+class _TypeCompiler(SQLiteTypeCompiler):
+    """Spells ``UUID`` as the text it is: SQLite takes its name for a number's and would keep all-digit ones as such."""
+
+    def visit_UUID(self, type_: Any, **_keywords: Any) -> str:  # noqa: ARG002, N802 - SQLAlchemy's name
+        """Same as for the generic ``Uuid``: hexadecimal digits."""
+        return "CHAR(32)"
+
+
 def install(engine: Engine, sqlite_plan: SqlitePlan, isolation_level: str | None) -> None:
-    """Teach ``engine`` the pragmas, BEGIN and, for a private memory database, where it lives."""
+    """Teach ``engine`` the pragmas, BEGIN, UUID columns and, for a private memory database, where it lives."""
+    engine.dialect.type_compiler_instance = _TypeCompiler(engine.dialect)
     if sqlite_plan.memory_name is not None:
         _install_memory(engine, sqlite_plan.memory_name)
 

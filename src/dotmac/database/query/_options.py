@@ -209,10 +209,22 @@ def as_options(options: OptionsLike) -> QueryOptions:
     if isinstance(options, QueryOptions):
         return options
     if isinstance(options, Mapping):
+        _forbid_fields_of_a_model(options)
         return QueryOptions(**options) if options else NO_OPTIONS
     raise TypeError(
         f"Options are a QueryOptions, a mapping of its fields or None, not {type(options).__name__}."
     )
+
+
+def _forbid_fields_of_a_model(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name not in QueryOptions.model_fields:
+            raise ValidationError(
+                f"QueryOptions has no {name!r}: a mapping holds its fields ({', '.join(QueryOptions.model_fields)}). "
+                f"To filter by a field of the model: "
+                f"QueryOptions(filters=[QueryFilter(field={name!r}, value=…)]).",
+                field=str(name),
+            )
 
 
 def as_filters(filters: Any) -> tuple[Filter, ...]:
