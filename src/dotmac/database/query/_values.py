@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,28 @@ if TYPE_CHECKING:
 
 DataLike = Mapping[str, Any] | pydantic.BaseModel
 """What ``create`` and its kin take: a mapping of fields, or a pydantic model (only the fields that were set)."""
+
+
+def new_entity(shape: ModelShape, values: Mapping[str, Any]) -> Any:
+    """An entity with these values: what its constructor takes is passed to it, the rest is set afterwards."""
+    accepted = _constructor_parameters(shape.model)
+    if accepted is None:
+        return shape.model(**values)
+    entity = shape.model(**{name: value for name, value in values.items() if name in accepted})
+    for name, value in values.items():
+        if name not in accepted:
+            setattr(entity, name, value)
+    return entity
+
+
+@lru_cache(maxsize=1024)
+def _constructor_parameters(model: type[Any]) -> frozenset[str] | None:
+    """The keywords that a constructor of the application's own takes; None if it takes any, as the mapper's does."""
+    parameters = inspect.signature(model).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    keywords = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return frozenset(parameter.name for parameter in parameters if parameter.kind in keywords)
 
 
 def fields_of(shape: ModelShape, data: DataLike, *, relationships: bool = False) -> dict[str, Any]:

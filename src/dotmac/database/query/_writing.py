@@ -18,6 +18,7 @@ from dotmac.database.query._values import (
     insert_rows,
     insert_values,
     key_of,
+    new_entity,
     pop_key,
     row_of,
     update_values,
@@ -37,7 +38,8 @@ class Writing(Reading[M]):
 
     def create(self, data: DataLike, user_id: str | None) -> Steps[M]:
         """One INSERT; values the server sets come back with it where the database has RETURNING."""
-        entity = self.shape.model(**insert_values(self.shape, self.scope, data, user_id, relationships=True))
+        values = insert_values(self.shape, self.scope, data, user_id, relationships=True)
+        entity = new_entity(self.shape, values)
         self._session.add(entity)
         yield Flush()
         return entity  # type: ignore[no-any-return]
@@ -110,7 +112,7 @@ class Writing(Reading[M]):
             result = yield Execute(statement, rows)
             return builtins.list(result.scalars())
         if not keys_known:
-            entities = [self.shape.model(**row) for row in rows]  # the server makes the keys
+            entities = [new_entity(self.shape, row) for row in rows]  # the server makes the keys
             self._session.add_all(entities)
             yield Flush()
             return entities

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from sqlalchemy import Uuid
 
 from dotmac.database.query import Flush
-from dotmac.database.query._values import insert_values
+from dotmac.database.query._values import insert_values, new_entity
 from dotmac.database.repository import AsyncRepository, BaseRepository
 from dotmac.database.repository._drive import drive
 from dotmac.database.tenancy import Scope
@@ -165,4 +165,4 @@ def _entity(shape: ModelShape, scope: Scope, row: DataLike) -> Any:
         if tenant is not None:
             scope = Scope(str(tenant))
         row = fields
-    return shape.model(**insert_values(shape, scope, row, None, relationships=True))
+    return new_entity(shape, insert_values(shape, scope, row, None, relationships=True))
