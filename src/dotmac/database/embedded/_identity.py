@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from dotmac.database.embedded._process import SUPERVISOR
+from dotmac.database.embedded import _supervisor
 from dotmac.database.errors import EmbeddedServerError
 
 _EVERYONE_MAY_ENTER = 0o001
@@ -123,5 +123,5 @@ def _unprivileged_user() -> tuple[int, int] | None:
 def _namespaces_work(inner: tuple[int, int]) -> bool:
     if sys.platform != "linux":
         return False
-    command = [sys.executable, "-I", "-S", str(SUPERVISOR), "--probe", *map(str, inner)]
+    command = [sys.executable, "-I", "-S", str(_supervisor.__file__), "--probe", *map(str, inner)]
     return subprocess.run(command, check=False, capture_output=True).returncode == 0  # noqa: S603 - our own script

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dotmac.database.embedded import _supervisor
 from dotmac.database.errors import EmbeddedServerError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from dotmac.database.embedded._identity import Identity
 
-SUPERVISOR = Path(__file__).with_name("_supervisor.py")
 
 _STOP_GRACE_SECONDS = 30.0
 
@@ -171,7 +171,7 @@ def _launch(task: Task) -> subprocess.Popen[bytes]:
         )
     try:
         return subprocess.Popen(  # noqa: S603 - our own script, under our own interpreter
-            [sys.executable, "-I", "-S", str(SUPERVISOR)],
+            [sys.executable, "-I", "-S", str(_supervisor.__file__)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
