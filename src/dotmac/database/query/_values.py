@@ -28,7 +28,7 @@ DataLike = Mapping[str, Any] | pydantic.BaseModel
 
 def new_entity(shape: ModelShape, values: Mapping[str, Any]) -> Any:
     """An entity with these values: what its constructor takes is passed to it, the rest is set afterwards."""
-    accepted = _constructor_parameters(shape.model)
+    accepted = _constructor_parameters(shape)
     if accepted is None:
         return shape.model(**values)
     entity = shape.model(**{name: value for name, value in values.items() if name in accepted})
@@ -39,9 +39,9 @@ def new_entity(shape: ModelShape, values: Mapping[str, Any]) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _constructor_parameters(model: type[Any]) -> frozenset[str] | None:
+def _constructor_parameters(shape: ModelShape) -> frozenset[str] | None:
     """The keywords that a constructor of the application's own takes; None if it takes any, as the mapper's does."""
-    parameters = inspect.signature(model).parameters.values()
+    parameters = inspect.signature(shape.model).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
     keywords = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
