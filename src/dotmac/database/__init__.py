@@ -9,8 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dotmac.database.fastapi import get_db, get_read_session, get_write_session
-
     from dotmac.database.context import (
         RequestContext,
         TenantId,
@@ -31,6 +29,8 @@ if TYPE_CHECKING:
         with_async_session,
         with_session,
     )
+    from dotmac.database.fastapi import get_db, get_read_session, get_write_session
+    from dotmac.database.health import DatabaseHealthChecker, HealthCheckResult, HealthStatus
     from dotmac.database.models import (
         AuditMixin,
         Base,
@@ -79,6 +79,7 @@ _ROOMS = {
     "engine": "AsyncDatabase Database create_async_engine create_engine create_session_factory "
     "get_async_db_connection get_session wait_until_ready wait_until_ready_sync with_async_session with_session",
     "fastapi": "get_db get_read_session get_write_session",
+    "health": "DatabaseHealthChecker HealthCheckResult HealthStatus",
     "models": "AuditMixin Base BaseModel EncryptedString SoftDeleteMixin TenantAwareMixin TenantModel UTCDateTime "
     "live_unique tenant_foreign_key tenant_unique utc_now uuid7",
     "query": "CountMode CursorPaginationParams CursorPaginationResult FilterGroup FilterOperator NullsOrder "
@@ -103,11 +104,14 @@ __all__ = [
     "CursorPaginationParams",
     "CursorPaginationResult",
     "Database",
+    "DatabaseHealthChecker",
     "DatabasePaginator",
     "DatabaseSettings",
     "EncryptedString",
     "FilterGroup",
     "FilterOperator",
+    "HealthCheckResult",
+    "HealthStatus",
     "NullsOrder",
     "PaginationHelper",
     "PaginationParams",
