@@ -73,6 +73,14 @@ if TYPE_CHECKING:
         create_repository,
     )
     from dotmac.database.settings import DatabaseSettings
+    from dotmac.database.transactions import (
+        CircuitBreaker,
+        DatabaseTransaction,
+        RetryPolicy,
+        RetryStrategy,
+        TransactionManager,
+        with_retry,
+    )
 
 _ROOMS = {
     "context": "RequestContext TenantId current_context unscoped use_context",
@@ -87,6 +95,7 @@ _ROOMS = {
     "repository": "AsyncRepository AsyncTenantRepository BaseRepository BaseTenantRepository DatabasePaginator "
     "PaginationHelper PerformancePaginator create_async_repository create_repository",
     "settings": "DatabaseSettings",
+    "transactions": "CircuitBreaker DatabaseTransaction RetryPolicy RetryStrategy TransactionManager with_retry",
 }
 _HOMES = {name: (room, name) for room, names in _ROOMS.items() for name in names.split()}
 _HOMES["TenantMixin"] = ("models", "TenantAwareMixin")
@@ -100,6 +109,7 @@ __all__ = [
     "BaseModel",
     "BaseRepository",
     "BaseTenantRepository",
+    "CircuitBreaker",
     "CountMode",
     "CursorPaginationParams",
     "CursorPaginationResult",
@@ -107,6 +117,7 @@ __all__ = [
     "DatabaseHealthChecker",
     "DatabasePaginator",
     "DatabaseSettings",
+    "DatabaseTransaction",
     "EncryptedString",
     "FilterGroup",
     "FilterOperator",
@@ -120,6 +131,8 @@ __all__ = [
     "QueryFilter",
     "QueryOptions",
     "RequestContext",
+    "RetryPolicy",
+    "RetryStrategy",
     "SoftDeleteMixin",
     "SortField",
     "SortOrder",
@@ -127,6 +140,7 @@ __all__ = [
     "TenantId",
     "TenantMixin",
     "TenantModel",
+    "TransactionManager",
     "UTCDateTime",
     "create_async_engine",
     "create_async_repository",
@@ -149,6 +163,7 @@ __all__ = [
     "wait_until_ready",
     "wait_until_ready_sync",
     "with_async_session",
+    "with_retry",
     "with_session",
 ]
 

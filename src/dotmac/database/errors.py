@@ -15,6 +15,9 @@
     ├── DatabaseUnavailableError      the server did not answer in time
     ├── ConnectionPoolError           a pool could not hand out a connection
     ├── CommitFailedError             COMMIT was refused; nothing was written
+    ├── CommitOutcomeUnknownError     the connection was lost during COMMIT; written or not, nobody knows
+    ├── TransactionStateError         a callable broke the rules of the transaction it runs in
+    ├── CircuitOpenError              a circuit breaker refused the call; nothing was sent
     ├── MigrationLockedError          another process is migrating this database
     ├── QueryError                    a statement that cannot be built or run
     └── EmbeddedServerError           a local PostgreSQL or Valkey could not be run
@@ -146,6 +149,43 @@ class ConnectionPoolError(DatabaseError):
 
 class CommitFailedError(DatabaseError):
     """COMMIT was refused by the server: nothing of the transaction was written."""
+
+
+class CommitOutcomeUnknownError(DatabaseError):
+    """The connection was lost while COMMIT was under way: the transaction was written whole or not at all.
+
+    It is never retried by itself, because a retry could do the work twice.
+
+    Attributes:
+        transaction: Identifies the transaction to `transaction_outcome`, if it was tracked; else None.
+        transaction_id: Its number at the server, if it was tracked; else None.
+    """
+
+    def __init__(self, message: str, *, transaction: Any = None) -> None:
+        super().__init__(message)
+        self.transaction = transaction
+        self.transaction_id: str | None = getattr(transaction, "transaction_id", None)
+
+
+class TransactionStateError(DatabaseError):
+    """A callable or block broke the rules of the transaction it runs in; nothing of it was committed."""
+
+
+class CircuitOpenError(DatabaseError):
+    """A circuit breaker refused the call; nothing was sent.
+
+    Attributes:
+        name: The breaker's name.
+        retry_after: Seconds until the breaker lets a call through to try.
+    """
+
+    def __init__(self, name: str, *, retry_after: float) -> None:
+        super().__init__(
+            f"The circuit breaker {name!r} is open after repeated connection failures; the next call is let through "
+            f"in {retry_after:.1f} s. Nothing was sent."
+        )
+        self.name = name
+        self.retry_after = retry_after
 
 
 class MigrationLockedError(DatabaseError):
