@@ -38,7 +38,7 @@ def environment(dotmac_postgres, redis_url):
     dotmac_postgres.drop_database(name)
 
 
-@pytest.mark.parametrize("page", named(page for page in PAGES if blocks(page, "python")))
+@pytest.mark.parametrize("page", named([page for page in PAGES if blocks(page, "python")]))
 def test_a_pages_python_runs(page, environment, tmp_path):
     run = subprocess.run(
         [sys.executable, "-W", "error", ROOT / "tests" / "docs" / "docs_pages.py", page],
@@ -61,7 +61,7 @@ def commands(page):
                     yield shlex.split(part)[1:]
 
 
-@pytest.mark.parametrize("page", named(page for page in PAGES if list(commands(page))))
+@pytest.mark.parametrize("page", named([page for page in PAGES if list(commands(page))]))
 def test_a_pages_commands_parse(page):
     for words in commands(page):
         command, rest = cli, list(words)
