@@ -12,6 +12,7 @@ from dotmac.database.fastapi._context import (
     tenant_from_request,
 )
 from dotmac.database.fastapi._databases import database_lifespan, lifespan, set_database
+from dotmac.database.fastapi._health import health_router
 from dotmac.database.fastapi._problems import install_error_handlers, problem_response
 from dotmac.database.fastapi._query_options import query_options
 from dotmac.database.fastapi._sessions import get_db, get_read_session, get_write_session
@@ -24,6 +25,7 @@ __all__ = [
     "get_read_session",
     "get_write_session",
     "header_tenant",
+    "health_router",
     "install_error_handlers",
     "lifespan",
     "problem_response",

@@ -101,14 +101,14 @@ class HealthCheckResult:
 
 
 def together(results: Sequence[HealthCheckResult], duration_ms: float) -> HealthCheckResult:
-    """One result of several: the worst status, and what those said that are not healthy."""
+    """One result of several: the worst status, and what those said that have it."""
     status = worst(result.status for result in results)
-    reasons = [
-        f"{result.name}: {result.message}" for result in results if result.status is not HealthStatus.HEALTHY
-    ]
+    # One cause is said once, though several checks suffer from it.
+    reasons = dict.fromkeys(result.message for result in results if result.status is status)
+    is_healthy = status is HealthStatus.HEALTHY
     return HealthCheckResult(
         status,
-        "; ".join(reasons) or "All checks passed.",
+        "All checks passed." if is_healthy else " ".join(reasons),
         duration_ms,
         details={result.name: result.status.value for result in results},
         checks=results,
