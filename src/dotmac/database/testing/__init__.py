@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dotmac.database.testing._memory import InMemoryDatabase
     from dotmac.database.testing._mock import AsyncMockRepository, MockRepository
+    from dotmac.database.testing._proxy import FaultProxy
 
 _HOMES = {
     "AsyncMockRepository": "_mock",
+    "FaultProxy": "_proxy",
     "InMemoryDatabase": "_memory",
     "MockRepository": "_mock",
 }
 
-__all__ = ["AsyncMockRepository", "InMemoryDatabase", "MockRepository"]
+__all__ = ["AsyncMockRepository", "FaultProxy", "InMemoryDatabase", "MockRepository"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
     from sqlalchemy.orm import Session
 
+    from dotmac.database.testing._proxy import FaultProxy
     from dotmac.database.testing._servers import PostgresServer, WorkerDatabase
     from dotmac.database.testing._shared import TestRun
     from dotmac.database.testing._statements import StatementLog
@@ -186,6 +187,18 @@ def dotmac_sync_session(dotmac_sync_engine: Engine) -> Iterator[Session]:
         finally:
             session.close()
             transaction.rollback()
+
+
+@pytest.fixture
+def dotmac_fault_proxy(dotmac_postgres: PostgresServer) -> Iterator[FaultProxy]:
+    """A proxy in front of the run's PostgreSQL that fails on demand: ``engine = create_engine(proxy.url(…))``."""
+    from sqlalchemy import make_url  # noqa: PLC0415 - the plugin imports lightly
+
+    from dotmac.database.testing._proxy import FaultProxy  # noqa: PLC0415 - the plugin imports lightly
+
+    server = make_url(dotmac_postgres.url())
+    with FaultProxy(server.host or "127.0.0.1", server.port or 5432) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")
