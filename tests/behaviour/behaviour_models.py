@@ -1,4 +1,7 @@
-"""The models that every repository is tried with; on metadata of their own, so that no other test meets them."""
+"""The models that every repository is tried with; on metadata of their own, so that no other test meets them.
+
+Relationships name their classes by lambda: a string would meet namesakes in other tests.
+"""
 
 # ruff: noqa: TC003 - SQLAlchemy evaluates the annotations
 from __future__ import annotations
@@ -14,6 +17,7 @@ from sqlalchemy import (
     JSON,
     CheckConstraint,
     Column,
+    Double,
     Enum,
     ForeignKey,
     Integer,
@@ -93,7 +97,9 @@ class Invoice(SoftDeleteMixin, AuditMixin, TenantModel):
 
     number: Mapped[str] = mapped_column(String(50))
     total: Mapped[Decimal | None] = mapped_column(Numeric(12, 2))
-    lines: Mapped[list[Line]] = relationship(back_populates="invoice", order_by="Line.text")
+    lines: Mapped[list[Line]] = relationship(
+        lambda: Line, back_populates="invoice", order_by=lambda: Line.text
+    )
 
 
 class Line(SoftDeleteMixin, TenantModel):
@@ -105,7 +111,7 @@ class Line(SoftDeleteMixin, TenantModel):
 
     invoice_id: Mapped[uuid.UUID]
     text: Mapped[str] = mapped_column(String(100))
-    invoice: Mapped[Invoice] = relationship(back_populates="lines")
+    invoice: Mapped[Invoice] = relationship(lambda: Invoice, back_populates="lines")
 
 
 class Author(SoftDeleteMixin, BaseModel):
@@ -115,7 +121,9 @@ class Author(SoftDeleteMixin, BaseModel):
     metadata = METADATA
 
     name: Mapped[str] = mapped_column(String(100))
-    books: Mapped[list[Book]] = relationship(back_populates="author", order_by="Book.title")
+    books: Mapped[list[Book]] = relationship(
+        lambda: Book, back_populates="author", order_by=lambda: Book.title
+    )
 
 
 class Book(SoftDeleteMixin, BaseModel):
@@ -126,7 +134,7 @@ class Book(SoftDeleteMixin, BaseModel):
 
     title: Mapped[str] = mapped_column(String(100))
     author_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("behaviour_authors.id"))
-    author: Mapped[Author | None] = relationship(back_populates="books")
+    author: Mapped[Author | None] = relationship(lambda: Author, back_populates="books")
 
 
 class Counter(Base):
@@ -173,7 +181,7 @@ class Sample(BaseModel):
     ref: Mapped[uuid.UUID | None]
     flag: Mapped[bool | None]
     size: Mapped[int | None]
-    weight: Mapped[float | None]
+    weight: Mapped[float | None] = mapped_column(Double())  # FLOAT is half as exact on MySQL
     data: Mapped[Any | None] = mapped_column(JSON())
     words: Mapped[str | None] = mapped_column(Text())
 

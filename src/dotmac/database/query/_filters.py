@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ARRAY, JSON, and_, case, false, not_, null, or_, true
 
 from dotmac.database.errors import ValidationError
-from dotmac.database.models import describe
+from dotmac.database.models import EncryptedString, describe
 from dotmac.database.query._coercion import coerce, is_textual
 from dotmac.database.query._fields import FieldPath, require_allowed, resolve_field
 from dotmac.database.query._keyset import orderable
 from dotmac.database.query._options import Filter, FilterGroup, FilterOperator, QueryFilter
+from dotmac.database.query._text_matches import TEXT_MATCHES
 from dotmac.database.tenancy import Scope, visible
 
 if TYPE_CHECKING:
@@ -33,19 +34,6 @@ _COMPARISONS: dict[FilterOperator, Callable[[Any, Any], ColumnElement[bool]]] = 
     _Op.GTE: lambda column, value: column >= orderable(value),
     _Op.LT: lambda column, value: column < orderable(value),
     _Op.LTE: lambda column, value: column <= orderable(value),
-}
-
-_TEXT_MATCHES: dict[FilterOperator, Callable[[Any, str], ColumnElement[bool]]] = {
-    _Op.LIKE: lambda column, text: (
-        column.like(text) if "%" in text else column.contains(text, autoescape=True)
-    ),
-    _Op.ILIKE: lambda column, text: (
-        column.ilike(text) if "%" in text else column.icontains(text, autoescape=True)
-    ),
-    _Op.CONTAINS: lambda column, text: column.contains(text, autoescape=True),
-    _Op.ICONTAINS: lambda column, text: column.icontains(text, autoescape=True),
-    _Op.STARTS_WITH: lambda column, text: column.startswith(text, autoescape=True),
-    _Op.ENDS_WITH: lambda column, text: column.endswith(text, autoescape=True),
 }
 
 
@@ -86,29 +74,27 @@ def _through_relations(path: FieldPath, item: QueryFilter, scope: Scope) -> Colu
     for owner, relation in reversed(path.relations):
         relationship = getattr(owner.model, relation)
         target = describe(owner.mapper.relationships[relation].mapper.class_)
-        wanted = and_(clause, *visible(target, _related_scope(target, scope)))
+        wanted = and_(clause, *visible(target, scope))
         uselist = owner.mapper.relationships[relation].uselist
         clause = relationship.any(wanted) if uselist else relationship.has(wanted)
     return clause
 
 
-def _related_scope(target: ModelShape, scope: Scope) -> Scope:
-    return scope if target.tenant is not None else Scope(include_deleted=scope.include_deleted)
-
-
-def _on_column(path: FieldPath, item: QueryFilter) -> ColumnElement[bool]:  # noqa: PLR0911 - a case an operator
+def _on_column(path: FieldPath, item: QueryFilter) -> ColumnElement[bool]:  # noqa: C901, PLR0911 - a case an operator
     attribute, operator, value = path.attribute, item.operator, item.value
     name = path.shape.name
     if path.json_path:
         return _on_json(path, item)
     if operator in {_Op.IS_NULL, _Op.IS_NOT_NULL}:
         return _null_check(attribute, item, name)
+    if isinstance(path.type, EncryptedString):
+        raise _refused(path, item, "the column is encrypted, equal texts are not equal in it")
     if operator in {_Op.ARRAY_CONTAINS, _Op.ARRAY_CONTAINED_BY}:
         return _on_array(path, item)
-    if operator in _TEXT_MATCHES:
+    if operator in TEXT_MATCHES:
         if not is_textual(path.type):
             raise _refused(path, item, "the column is not text")
-        return _TEXT_MATCHES[operator](attribute, _text(path, item))
+        return TEXT_MATCHES[operator](attribute, _text(path, item))
     if isinstance(path.type, JSON):
         raise _refused(path, item, "name a key inside the JSON column, as in 'column.key'")
     if operator in {_Op.IN, _Op.NOT_IN}:
@@ -199,8 +185,8 @@ def _on_json(path: FieldPath, item: QueryFilter) -> ColumnElement[bool]:
     if item.value is None:
         return _against_null(element.as_string(), path, item)
     column = _json_as(element, item.value, path, item)
-    if item.operator in _TEXT_MATCHES and isinstance(item.value, str):
-        return _TEXT_MATCHES[item.operator](column, item.value)
+    if item.operator in TEXT_MATCHES and isinstance(item.value, str):
+        return TEXT_MATCHES[item.operator](column, item.value)
     if item.operator in _COMPARISONS:
         return _COMPARISONS[item.operator](column, item.value)
     raise _refused(path, item, "it does not apply to JSON")

@@ -31,11 +31,11 @@ class Operations(Writing[M]):
             raise ValidationError(
                 f"{self.shape.name}: get_or_create needs fields to look up.", model=self.shape.name
             )
-        # NULLs are not equal to each other: they make no row unique.
-        _conflicts.require_unique(self.shape, {name for name, value in lookup.items() if value is not None})
         filters = [QueryFilter(field=name, value=value) for name, value in lookup.items()]
         dialect = self._dialect_name
         found = _statements.matching(self.shape, self.scope, filters).limit(2)
+        # NULLs are not equal to each other: they make no row unique.
+        _conflicts.require_unique(self.shape, {name for name, value in lookup.items() if value is not None})
         if dialect == "sqlite":
             # A transaction that has read cannot become a writer once another one wrote (SQLITE_BUSY_SNAPSHOT): an
             # UPDATE of nothing waits for its turn to write before anything is read.

@@ -1,10 +1,8 @@
-"""The database behind mocks: SQLite in memory, brought closer to PostgreSQL where the two differ quietly."""
+"""The database behind mocks: SQLite in memory, and one session on it."""
 
 from __future__ import annotations
 
-import re
 import weakref
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import event
@@ -35,7 +33,7 @@ class MockDatabase:
 
     def __init__(self, *, is_async: bool) -> None:
         self._engine = create_engine("sqlite://")
-        event.listen(self._engine, "connect", _like_postgresql)
+        event.listen(self._engine, "connect", _fold_all_letters)
         self.async_session: AsyncSession | None = None
         if is_async:
             event.listen(self._engine, "before_cursor_execute", _awaited_only)
@@ -98,30 +96,11 @@ def _awaited_only(*_: Any) -> None:
         )
 
 
-def _like_postgresql(connection: Any, _entry: object) -> None:
-    """LIKE minds case, backslash escapes in it, and case is folded beyond ASCII."""
-    connection.create_function("like", 2, _like, deterministic=True)
-    connection.create_function("like", 3, _like, deterministic=True)
+def _fold_all_letters(connection: Any, _entry: object) -> None:
+    """SQLite folds the case of ASCII alone."""
     connection.create_function("lower", 1, lambda text: _folded(text, str.lower), deterministic=True)
     connection.create_function("upper", 1, lambda text: _folded(text, str.upper), deterministic=True)
 
 
 def _folded(text: Any, fold: Callable[[str], str]) -> Any:
     return None if text is None else fold(str(text))
-
-
-def _like(pattern: Any, text: Any, escape: str = "\\") -> bool | None:
-    if pattern is None or text is None:
-        return None
-    return _regular_expression(str(pattern), escape).fullmatch(str(text)) is not None
-
-
-@lru_cache(maxsize=256)
-def _regular_expression(pattern: str, escape: str) -> re.Pattern[str]:
-    parts, characters = [], iter(pattern)
-    for character in characters:
-        if character == escape:
-            parts.append(re.escape(next(characters, escape)))
-        else:
-            parts.append({"%": ".*", "_": "."}.get(character) or re.escape(character))
-    return re.compile("".join(parts), re.DOTALL)
