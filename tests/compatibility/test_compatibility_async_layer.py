@@ -214,6 +214,18 @@ async def test_base_repository_has_every_method(session):
     assert await repo.exists(session, gadget.id) is False
 
 
+async def test_repositories_work_on_sqlite_in_memory(monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", "sqlite+aiosqlite:///:memory:")
+    async with dotmac.database.AsyncDatabase() as async_db:
+        async with async_db.engine.begin() as connection:
+            await connection.run_sync(Gadget.__table__.create)
+        async with async_db.create_session() as session:
+            made = await GadgetRepository().bulk_create(session, [GadgetCreate(name=name) for name in "ab"])
+        async with async_db.create_session() as session:
+            [second] = await GadgetRepository().get_multi(session, skip=1, limit=5)
+            assert second.id == made[1].id
+
+
 async def test_services_hold_the_rules(session):
     user_service, task_service = UserService(), TaskService()
     user = await user_service.create_user(session, UserCreate(username="john_doe"))

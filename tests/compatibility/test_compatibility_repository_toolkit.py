@@ -17,6 +17,7 @@ from dotmac_database import (
     BaseRepository,
     BaseTenantRepository,
     CursorPaginationParams,
+    DatabasePaginator,
     FilterOperator,
     PaginationParams,
     PerformancePaginator,
@@ -262,9 +263,14 @@ def test_list_takes_filters_sorts_and_a_page(db, tenant):
     assert (len(result.items), result.total) == (2, 4)
 
 
-def test_large_tables_are_paged_by_estimate_and_by_key(db, tenant):
+@pytest.mark.parametrize(
+    "start", [lambda _: select(User), lambda db: db.query(User)], ids=["select", "query"]
+)
+def test_large_tables_are_paged_by_estimate_and_by_key(db, tenant, start):
     people(create_repository(db, User, tenant))
-    query = select(User).where(User.tenant_id == tenant)
+    query = start(db).where(User.tenant_id == tenant)
+    assert DatabasePaginator.paginate(db, query, page=1, per_page=3).total == 4
+    assert len(DatabasePaginator.cursor_paginate(db, query, limit=3).items) == 3
     items, estimate = PerformancePaginator.paginate_with_count_estimate(
         db, query, page=1, per_page=20, count_threshold=10000
     )

@@ -8,6 +8,9 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import Select
+from sqlalchemy.orm import Query
+
 from dotmac.database.models import ModelShape, describe
 from dotmac.database.query import (
     CountMode,
@@ -34,7 +37,7 @@ from dotmac.database.repository._drive import drive, drive_async
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Dialect, Select
+    from sqlalchemy import Dialect
 
 
 class PaginationHelper:
@@ -69,17 +72,18 @@ def _scalars(values: Any) -> Any:
 
 
 class DatabasePaginator:
-    """Pages of a ``select(Model)`` of your own making."""
+    """Pages of a ``select(Model)`` of your own making, or of a legacy ``session.query(Model)``."""
 
     @staticmethod
     def paginate(
         session: Any,
-        query: Select[Any],
+        query: Select[Any] | Query[Any],
         page: int = 1,
         per_page: int = 20,
         count: CountMode = CountMode.EXACT,
     ) -> Any:
         """A `PaginationResult`; the primary key is appended to the query's own order."""
+        query = _select_of(query)
         shape, dialect = _model_of(query), _dialect(session).name
         params = PaginationParams(page=page, per_page=per_page, count=count)
         return _run(
@@ -89,7 +93,7 @@ class DatabasePaginator:
     @staticmethod
     def cursor_paginate(
         session: Any,
-        query: Select[Any],
+        query: Select[Any] | Query[Any],
         limit: int = 20,
         cursor: str | None = None,
         sorts: Sequence[SortField] = (),
@@ -101,6 +105,7 @@ class DatabasePaginator:
             ValueError: The query has an ORDER BY.
             InvalidCursorError: The cursor is damaged, wrongly signed, or of another query.
         """
+        query = _select_of(query)
         if query._order_by_clauses:  # noqa: SLF001 - SQLAlchemy has no public reading of ORDER BY
             raise ValueError(
                 "Leave ORDER BY out of the query and pass sorts=[SortField(…)]: a cursor is a position in them."
@@ -117,20 +122,30 @@ class PerformancePaginator:
 
     @staticmethod
     def paginate_with_count_estimate(
-        session: Any, query: Select[Any], page: int = 1, per_page: int = 20, count_threshold: int = 10_000
+        session: Any,
+        query: Select[Any] | Query[Any],
+        page: int = 1,
+        per_page: int = 20,
+        count_threshold: int = 10_000,
     ) -> Any:
         """Rows and their total: exact up to ``count_threshold`` rows, beyond it the planner's estimate (PostgreSQL)."""
+        query = _select_of(query)
         shape, dialect = _model_of(query), _dialect(session).name
         return _run(session, _estimated(query, shape, dialect, page, per_page, count_threshold), shape)
 
     @staticmethod
     def deep_pagination_optimize(
-        session: Any, query: Select[Any], page: int = 1, per_page: int = 20, cursor_field: str | None = None
+        session: Any,
+        query: Select[Any] | Query[Any],
+        page: int = 1,
+        per_page: int = 20,
+        cursor_field: str | None = None,
     ) -> Any:
         """Rows and their exact total; keys are found first, so that skipped rows are never read in full.
 
         For pages far from the start prefer cursors: their cost does not grow.
         """
+        query = _select_of(query)
         shape, dialect = _model_of(query), _dialect(session).name
         return _run(
             session,
@@ -181,6 +196,13 @@ def _is_async(session: Any) -> bool:
 def _dialect(session: Any) -> Dialect:
     dialect: Dialect = getattr(session, "sync_session", session).get_bind().dialect
     return dialect
+
+
+def _select_of(query: Select[Any] | Query[Any]) -> Select[Any]:
+    statement = query.statement if isinstance(query, Query) else query
+    if not isinstance(statement, Select):
+        raise TypeError("A paginator needs a select() of one model: select(User).where(…).")
+    return statement
 
 
 def _model_of(query: Select[Any]) -> ModelShape:
