@@ -6,14 +6,14 @@ import enum
 import uuid
 
 import pytest
-from sqlalchemy import JSON, Enum, String
+from sqlalchemy import JSON, Column, Double, Enum, Float, Integer, MetaData, String, Table
 from sqlalchemy.dialects import mysql, postgresql, sqlite
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, registry
 
 from dotmac.database.errors import ValidationError
 from dotmac.database.models import BaseModel, TenantModel, describe
 from dotmac.database.query import SortField, total_order
-from dotmac.database.query._keyset import after, order_by
+from dotmac.database.query._keyset import after, order_by, require_exact
 
 DIALECTS = {"postgresql": postgresql.dialect(), "sqlite": sqlite.dialect(), "mysql": mysql.dialect()}
 KEY = uuid.UUID(int=7)
@@ -124,3 +124,17 @@ def test_what_has_no_order_is_refused(field):
 def test_a_field_that_is_not_listed_is_refused():
     with pytest.raises(ValidationError, match="cannot be sorted by 'a'"):
         total_order(describe(Spot), [SortField(field="a")], {"b"})
+
+
+@pytest.mark.parametrize(("kind", "refused"), [(Float(), True), (Float(53), False), (Double(), False)])
+def test_positions_in_single_precision_are_refused_on_mysql(kind, refused):
+    table = Table("measured", MetaData(), Column("id", Integer, primary_key=True), Column("value", kind))
+    model = type("Measured", (), {})
+    registry().map_imperatively(model, table)
+    keys = total_order(describe(model), [SortField(field="value")])
+    require_exact(keys, "postgresql")
+    if refused:
+        with pytest.raises(ValidationError, match="single-precision"):
+            require_exact(keys, "mysql")
+    else:
+        require_exact(keys, "mysql")

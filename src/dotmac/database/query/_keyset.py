@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Boolean, Enum, String, and_, cast, false, literal, or_, tuple_
+from sqlalchemy import Boolean, Double, Enum, Float, String, and_, cast, false, literal, or_, tuple_
 
 from dotmac.database.errors import ValidationError
 from dotmac.database.query._coercion import is_sortable
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
     from dotmac.database.models import ModelShape
+
+_SINGLE_PRECISION_BITS = 24  # MySQL manual 11.1.4: FLOAT(p) is single up to 24 bits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +124,27 @@ def comparable(attribute: InstrumentedAttribute[Any], dialect: str) -> Any:
     if dialect in {"mysql", "mariadb"} and isinstance(attribute.type, Enum):
         return cast(attribute, String(255))
     return attribute
+
+
+def require_exact(keys: Sequence[SortKey], dialect: str) -> None:
+    """Refuse positions in MySQL's FLOAT, whose values never equal what was read of them.
+
+    Raises:
+        ValidationError: A key is single-precision there.
+    """
+    for key in keys:
+        if (
+            dialect in {"mysql", "mariadb"}
+            and isinstance(key.type, Float)
+            and not isinstance(key.type, Double)
+        ):
+            if (key.type.precision or 0) > _SINGLE_PRECISION_BITS:
+                continue
+            raise ValidationError(
+                f"Cursors over {key.name!r} would skip rows: MySQL's FLOAT is single-precision. Declare it Double, or sort "
+                "by another column.",
+                field=key.name,
+            )
 
 
 def after(keys: Sequence[SortKey], values: Sequence[Any], dialect: str) -> ColumnElement[bool]:

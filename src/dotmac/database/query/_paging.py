@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dotmac.database.query import _statements
 from dotmac.database.query._cursor import decode_cursor, encode_cursor
-from dotmac.database.query._keyset import SortKey, after
+from dotmac.database.query._keyset import SortKey, after, require_exact
 from dotmac.database.query._options import CountMode, CursorPaginationParams, PaginationParams
 from dotmac.database.query._pages import (
     CursorPaginationResult,
@@ -77,6 +77,7 @@ def cursor_paged(
     selected: Select[Any], params: CursorPaginationParams, cursors: Cursors, dialect: str
 ) -> Steps[CursorPaginationResult[Any]]:
     """A page by cursor: one statement. Backwards, rows are fetched in the opposite order and turned round."""
+    require_exact(cursors.keys, dialect)
     walk, direction, position = cursors.keys, "after", None
     if params.cursor is not None:
         position, direction = cursors.decode(params.cursor)
