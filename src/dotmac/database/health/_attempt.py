@@ -125,15 +125,20 @@ class Attempt:
     def expire(self) -> None:
         """End the stage if its time is up: cut a kept connection, or give up."""
         now = time.monotonic()
+        if now < min(self._stage_ends, self._latest):
+            return
+        if now >= self._latest or not self.cut_kept():
+            self.give_up()
+
+    def cut_kept(self) -> bool:
+        """Cut the connection that is waited on if it is a kept one, and leave time to connect anew."""
         with self._lock:
-            if now < min(self._stage_ends, self._latest):
-                return
-            if self._is_kept and now < self._latest and self._lifeline is not None:
-                self._lifeline.cut()
-                self._is_kept = False
-                self._stage_ends = min(now + self._limits.connection, self._latest)
-                return
-        self.give_up()
+            if not self._is_kept or self._lifeline is None:
+                return False
+            self._lifeline.cut()
+            self._is_kept = False
+            self._stage_ends = min(time.monotonic() + self._limits.connection, self._latest)
+            return True
 
     def give_up(self) -> None:
         """End it: cut the connection, and let the asking side find out at its next step."""

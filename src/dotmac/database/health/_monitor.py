@@ -84,14 +84,18 @@ def _forget(task: asyncio.Task[Any]) -> None:
 def probe(engine: Engine, limits: Limits) -> Measurement:
     """Same as `probe_async`, blocking.
 
-    The driver's own calls run in a thread of their own: a blocking connect can be left, but not interrupted. It ends
-    with the driver's connect timeout; until then further checks wait for their turn, so there is one such thread.
+    A kept connection is asked in this thread, where a watch can cut it. Anything else runs in a thread of its own: a
+    blocking connect can be left, but not interrupted. It ends with the driver's connect timeout; until then further
+    checks wait for their turn, so there is one such thread.
     """
     monitor = _monitors(engine).of_threads()
     attempt = Attempt(limits)
     if engine.dialect.name == "sqlite":
         # No network to wait for, and its connections may be bound to this thread.
         return monitor.ask_in_turn(attempt, limits.connection)
+    found_at_once = monitor.ask_kept_at_once(attempt)
+    if found_at_once is not None:
+        return found_at_once
     outcome: list[Measurement | BaseException] = []
     ended = threading.Event()
 
@@ -137,6 +141,7 @@ class _Monitor:
         self._statement = statement_for(engine.dialect.name)
         self._pool = _side_pool(engine)
         self._kept: Any = None
+        self._can_be_cut = False
         self._is_closed = False
 
     def ask_in_turn(self, attempt: Attempt, seconds: float) -> Measurement:
@@ -153,23 +158,48 @@ class _Monitor:
             self.turn.release()
 
     def ask(self, attempt: Attempt) -> Measurement:
-        """One question, one answer; a second time on a fresh connection where the kept one turns out to be dead."""
+        """One question, one answer; on a fresh connection where there is none kept, or the kept one is dead."""
         began = time.perf_counter()
         if self._static is not None:
             return self._ask_static(self._static, began)
-        connection = self._connect(attempt)
-        is_kept = connection.driver_connection is self._kept
-        try:
-            return self._ask_on(connection, attempt, began, is_kept=is_kept)
-        except Exception:
-            if not is_kept:
-                raise
+        found = self.ask_kept(attempt)
+        if found is not None:
+            return found
         began = time.perf_counter()
         return self._ask_on(self._connect(attempt), attempt, began, is_kept=False)
 
+    def ask_kept(self, attempt: Attempt) -> Measurement | None:
+        """Ask on the kept connection; None where there is none, or it does not answer."""
+        if self._kept is None:
+            return None
+        began = time.perf_counter()
+        try:
+            connection = self._connect(attempt)
+            return self._ask_on(
+                connection, attempt, began, is_kept=connection.driver_connection is self._kept
+            )
+        except Exception:  # noqa: BLE001 - whatever ails it, a fresh one tells more
+            return None
+
+    def ask_kept_at_once(self, attempt: Attempt) -> Measurement | None:
+        """Same as `ask_kept`, in the caller's own thread; None also where it is in use, or could not be cut."""
+        if self._kept is None or not self._can_be_cut or not self.turn.acquire(blocking=False):
+            return None
+        watch = threading.Timer(attempt.patience(), attempt.cut_kept)
+        watch.daemon = True
+        watch.start()
+        try:
+            found = self.ask_kept(attempt)
+        finally:
+            watch.cancel()
+            self.turn.release()
+        if found is None:
+            attempt.connecting()
+        return found
+
     def close(self) -> None:
         """Close the kept connection; one that is in use now is closed when its question is answered."""
-        self._is_closed = True
+        self._is_closed, self._kept = True, None
         if self.process == os.getpid():
             self._pool.dispose()
 
@@ -182,6 +212,7 @@ class _Monitor:
     ) -> Measurement:
         try:
             attempt.asking(connection.driver_connection, is_kept=is_kept)
+            self._can_be_cut = attempt.can_be_cut
             connected = time.perf_counter()
             row = self._answer(connection)
             answered = time.perf_counter()
