@@ -7,6 +7,7 @@ PostgreSQL manual, appendix A and section 13.5; MySQL 8.0 and MariaDB error refe
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -206,9 +207,9 @@ _WORDS = (
 )
 # Said by a driver before it sends anything, so that even a COMMIT cannot have arrived.
 _NEVER_SENT = ("connection is closed", "cannot call transaction.commit()")
-_DRIVERS = frozenset(
-    {"asyncpg", "psycopg", "asyncmy", "pymysql", "aiomysql", "MySQLdb", "sqlite3", "aiosqlite"}
-)
+_NEVER_CONNECTED = (ConnectionRefusedError, FileNotFoundError, socket.gaierror)
+_MYSQL_DRIVERS = frozenset({"asyncmy", "pymysql", "aiomysql", "MySQLdb"})
+_DRIVERS = _MYSQL_DRIVERS | {"asyncpg", "psycopg", "sqlite3", "aiosqlite"}
 
 
 def classify(error: BaseException, phase: Phase | None = None) -> Verdict:
@@ -257,6 +258,9 @@ def _judged(error: BaseException, phase: Phase, *, in_doubt: bool) -> Verdict:
         kind, code = _by_code(part)
         if kind is not None:
             return _settled(kind, code, phase, lost=lost, in_doubt=in_doubt and not _never_sent(chain))
+    for part in chain:
+        if isinstance(part, _NEVER_CONNECTED) and from_the_database(part):
+            return Verdict(ErrorKind.UNREACHABLE, phase, disconnect=True)
     if lost or any(_is_bare_loss(part) for part in chain):
         return _settled(
             ErrorKind.DISCONNECTED, None, phase, lost=True, in_doubt=in_doubt and not _never_sent(chain)
@@ -279,6 +283,11 @@ def _settled(kind: ErrorKind, code: str | None, phase: Phase, *, lost: bool, in_
 
 def _by_code(error: Any) -> tuple[ErrorKind | None, str | None]:
     """The kind and code of one error; the kind is None where it has no code that says anything."""
+    # Before the SQLSTATE, which some MySQL drivers have too, and which says less than the number.
+    number = error.args[0] if error.args else None
+    module = type(error).__module__.partition(".")[0]
+    if module in _MYSQL_DRIVERS and isinstance(number, int) and number:
+        return _by_mysql_number(number, error), str(number)
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str) and state:
         return _by_sqlstate(state, error), state
@@ -286,17 +295,13 @@ def _by_code(error: Any) -> tuple[ErrorKind | None, str | None]:
     if isinstance(number, int):
         kind = _SQLITE.get(number) or _SQLITE.get(number & _PRIMARY_CODE)
         return kind or ErrorKind.APPLICATION, str(number)
-    module = type(error).__module__.partition(".")[0]
     if module in _DRIVERS or _is_adapted(error):
-        return _by_number_or_words(error, module)
+        return _by_words(error, module)
     return None, None
 
 
-def _by_number_or_words(error: BaseException, module: str) -> tuple[ErrorKind | None, str | None]:
-    number = error.args[0] if error.args else None
-    if isinstance(number, int) and number:
-        return _by_mysql_number(number, error), str(number)
-    if type(error).__name__ == "InvalidCachedStatementError":
+def _by_words(error: BaseException, module: str) -> tuple[ErrorKind | None, str | None]:
+    if _is_stale_plan(error):
         return ErrorKind.STALE_PLAN, _STALE_PLAN
     text = str(error).lower()
     for words, code, kind in _WORDS:
@@ -308,7 +313,7 @@ def _by_number_or_words(error: BaseException, module: str) -> tuple[ErrorKind | 
 
 
 def _by_sqlstate(state: str, error: object) -> ErrorKind:
-    if state == _STALE_PLAN and _STALE_PLAN_WORDS in str(error):
+    if state == _STALE_PLAN and (_is_stale_plan(error) or _STALE_PLAN_WORDS in str(error)):
         return ErrorKind.STALE_PLAN
     return _SQLSTATES.get(state, ErrorKind.APPLICATION)
 
@@ -318,6 +323,11 @@ def _by_mysql_number(number: int, error: object) -> ErrorKind:
     if number == 1290 and _MYSQL_READ_ONLY_WORDS not in str(error):  # noqa: PLR2004 - see the table
         return ErrorKind.APPLICATION
     return kind
+
+
+def _is_stale_plan(error: object) -> bool:
+    """The class that asyncpg has for it; SQLAlchemy's of the same name has no SQLSTATE."""
+    return type(error).__name__ == "InvalidCachedStatementError"
 
 
 def _is_adapted(error: BaseException) -> bool:
