@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ def test_the_new_application_has_its_own_name_everywhere(tmp_path, capsys):
     assert [path for path in files if "taskboard" in (path.name + path.read_text()).lower()] == []
     assert "class MyShopDatabase" in (target / "my_shop" / "database" / "connection.py").read_text()
     assert [path.name for path in target.parent.iterdir()] == ["shop"]
+
+
+def test_what_development_needs_is_an_extra_that_every_pip_can_install(tmp_path, capsys):
+    assert run(["init", "shop", "--directory", str(tmp_path / "shop")]) == 0
+    # The pip in a fresh environment of Python 3.11 to 3.13 knows no dependency groups.
+    assert "pip install -e '.[dev]'" in capsys.readouterr().out
+    project = tomllib.loads((tmp_path / "shop" / "pyproject.toml").read_text())["project"]
+    assert any(requirement.startswith("pytest") for requirement in project["optional-dependencies"]["dev"])
 
 
 def test_the_new_application_migrates_imports_and_passes_its_checks(tmp_path, dotmac_postgres):

@@ -61,7 +61,7 @@ def command(*, name: str, directory: Path | None, as_json: bool) -> None:
     click.echo(f"Created {name} in {target} ({files} files). Next:\n")
     click.echo(f"  cd {target}")
     click.echo("  python -m venv .venv && . .venv/bin/activate")
-    click.echo("  pip install -e . --group dev")
+    click.echo("  pip install -e '.[dev]'")
     click.echo("  dotmac-db dev                    # in another terminal; or: docker compose up -d")
     click.echo("  cp .env.example .env             # and put its DATABASE_URL there")
     click.echo("  alembic upgrade head")
