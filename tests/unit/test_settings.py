@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 
+from dotmac.database import _urls
 from dotmac.database.errors import ConfigurationError
 from dotmac.database.settings import DatabaseSettings
 
@@ -257,3 +258,12 @@ def test_dotenv_file_is_read_below_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("DB_POOL_SIZE", "5")
     settings = DatabaseSettings(_env_file=tmp_path / ".env")
     assert (settings.host, settings.pool_size) == ("file", 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"), [("url", "asyncpg"), ("sync_url", "pg")], ids=["asyncio", "blocking"]
+)
+def test_missing_driver_is_answered_with_one_command(name, extra, monkeypatch):
+    monkeypatch.setattr(_urls, "_installed", lambda _driver: False)
+    with pytest.raises(ConfigurationError, match=rf"pip install 'dotmac-database\[{extra}\]'$"):
+        getattr(DatabaseSettings(driver="postgresql"), name)

@@ -27,7 +27,13 @@ _SYNC_DRIVERS = {
     "sqlite": ("pysqlite",),
 }
 _MODULES = {"mysqldb": "MySQLdb", "pysqlite": "sqlite3"}
-_EXTRAS = {"postgresql": "asyncpg] or [pg", "mysql": "mysql", "mariadb": "mysql", "sqlite": "sqlite"}
+_EXTRAS = {
+    "asyncpg": "asyncpg",
+    "psycopg": "pg",
+    "asyncmy": "mysql",
+    "pymysql": "mysql",
+    "aiosqlite": "sqlite",
+}
 _ASYNCPG_ONLY = frozenset(
     {
         "prepared_statement_cache_size",
@@ -148,7 +154,7 @@ def _first_installed(backend: str, candidates: tuple[str, ...]) -> str:
             return candidate
     raise ConfigurationError(
         f"No driver for {backend} is installed. Install one of {', '.join(candidates)}, "
-        f"for example with: pip install 'dotmac-database[{_EXTRAS[backend]}]'"
+        f"for example with: pip install 'dotmac-database[{_EXTRAS[candidates[0]]}]'"
     )
 
 
