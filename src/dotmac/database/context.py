@@ -21,14 +21,14 @@ _MAX_TENANT_ID_CHARS = 255
 
 
 class TenantId(str):
-    """A tenant's identifier: a non-empty string of at most 255 characters without control characters.
+    """A tenant's identifier: at most 255 characters, none of them a control character, no space at the ends.
 
     Example:
         >>> TenantId("550e8400-e29b-41d4-a716-446655440000").startswith("550e")
         True
 
     Raises:
-        ValueError: The text is empty, too long, or holds a control character.
+        ValueError: The text is empty or too long, holds a control character, or begins or ends with a space.
     """
 
     __slots__ = ()
@@ -38,6 +38,9 @@ class TenantId(str):
         text = str(value)
         if not text.strip():
             raise ValueError("A tenant id must not be empty.")
+        if text != text.strip():
+            # MySQL's collations take "acme" and "acme " for equal.
+            raise ValueError("A tenant id must not begin or end with a space.")
         if len(text) > _MAX_TENANT_ID_CHARS:
             raise ValueError(
                 f"A tenant id has at most {_MAX_TENANT_ID_CHARS} characters, this one has {len(text)}."

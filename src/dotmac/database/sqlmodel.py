@@ -19,6 +19,7 @@ from sqlmodel import Field, SQLModel
 from dotmac.database.errors import ValidationError
 from dotmac.database.models import UTCDateTime, utc_now, uuid7
 from dotmac.database.models._audit import AuditMixin as _Audit
+from dotmac.database.models._tenant import TENANT_TYPE
 from dotmac.database.query import Execute, FilterOperator, QueryFilter, QueryOptions, Steps, as_filters
 from dotmac.database.query._values import key_of
 from dotmac.database.repository import AsyncRepository
@@ -114,7 +115,9 @@ class SoftDeleteMixin(SQLModel):
 class TenantMixin(SQLModel):
     """``tenant_id``, indexed: same as `dotmac.database.TenantAwareMixin`, as a field. Repositories fill it in."""
 
-    tenant_id: str = Field(default=None, max_length=255, index=True, nullable=False)
+    tenant_id: str = Field(
+        default=None, max_length=255, index=True, nullable=False, sa_type=cast("type[Any]", TENANT_TYPE)
+    )
 
 
 def _default_of(name: str) -> dict[str, Any]:

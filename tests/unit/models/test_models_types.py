@@ -9,8 +9,9 @@ from cryptography.fernet import Fernet
 from sqlalchemy import column, create_engine, literal, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
+from dotmac.database.context import TenantId
 from dotmac.database.errors import ConfigurationError
-from dotmac.database.models import EncryptedString, UTCDateTime
+from dotmac.database.models import EncryptedString, TenantAwareMixin, TenantModel, UTCDateTime
 
 DIALECTS = {"postgresql": postgresql.dialect(), "sqlite": sqlite.dialect(), "mysql": mysql.dialect()}
 MOMENT = dt.datetime(2026, 3, 29, 3, 30, 0, 123456, tzinfo=dt.timezone(dt.timedelta(hours=2)))
@@ -110,3 +111,18 @@ def test_no_key_is_shown():
     kind = EncryptedString(["hush-hush"])
     shown = repr(kind) + str(kind) + repr(column("c", kind).type) + str(kind.compile(dialect=SQLITE))
     assert "hush" not in shown
+
+
+@pytest.mark.parametrize("model", [TenantAwareMixin, TenantModel])
+def test_tenants_of_mysql_differ_by_case(model):
+    column_type = model.__dict__["tenant_id"].column.type
+    assert column_type.compile(dialect=mysql.dialect()) == (
+        "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+    )
+    assert column_type.compile(dialect=postgresql.dialect()) == "VARCHAR(255)"
+
+
+@pytest.mark.parametrize("text", [" acme", "acme ", "\tacme", "", " "])
+def test_a_tenant_id_neither_begins_nor_ends_with_a_space(text):
+    with pytest.raises(ValueError, match="tenant id"):
+        TenantId(text)

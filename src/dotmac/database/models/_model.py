@@ -6,13 +6,13 @@ import uuid  # noqa: TC003 - the mapper evaluates annotations
 from datetime import datetime  # noqa: TC003 - likewise
 from typing import Any
 
-from sqlalchemy import String, Uuid
+from sqlalchemy import Uuid
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dotmac.database.models._declarative import Base
 from dotmac.database.models._identity import uuid7
-from dotmac.database.models._tenant import TenantAwareMixin
+from dotmac.database.models._tenant import TENANT_TYPE, TenantAwareMixin
 from dotmac.database.models._types import UTCDateTime, utc_now
 
 _Columns = dict[str, Any]  # BaseModel.dict hides the built-in inside the class
@@ -58,4 +58,4 @@ class TenantModel(TenantAwareMixin, BaseModel):
 
     __abstract__ = True
 
-    tenant_id: Mapped[str] = mapped_column(String(255), primary_key=True, sort_order=-1001)
+    tenant_id: Mapped[str] = mapped_column(TENANT_TYPE, primary_key=True, sort_order=-1001)
