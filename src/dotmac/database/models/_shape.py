@@ -34,6 +34,7 @@ class ModelShape:
         columns: Every column attribute by name.
         types: Their types.
         relationships: Names of the relationships.
+        joins_eagerly: True if some relationship is loaded by a join, which repeats rows.
     """
 
     model: type[Any]
@@ -49,6 +50,7 @@ class ModelShape:
     columns: dict[str, InstrumentedAttribute[Any]] = field(repr=False)
     types: dict[str, TypeEngine[Any]] = field(repr=False)
     relationships: frozenset[str] = field(repr=False)
+    joins_eagerly: bool = field(repr=False)
 
 
 _shapes: dict[type[Any], ModelShape] = {}
@@ -100,4 +102,5 @@ def _describe(model: type[Any], mapper: Mapper[Any]) -> ModelShape:
         columns=columns,
         types={name: attribute.type for name, attribute in columns.items()},
         relationships=frozenset(mapper.relationships.keys()),
+        joins_eagerly=any(part.lazy in {"joined", False} for part in mapper.relationships),
     )

@@ -56,8 +56,8 @@ class UTCDateTime(TypeDecorator[datetime]):
         return moment if dialect.name == "postgresql" else moment.replace(tzinfo=None)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
-        """None on PostgreSQL, whose drivers give aware datetimes (in the session's time zone: UTC on our engines)."""
-        if dialect.name == "postgresql":
+        """None with asyncpg, which always gives aware datetimes in UTC; others give the session's time zone, or none."""
+        if dialect.driver == "asyncpg":
             return self.impl_instance.result_processor(dialect, coltype)
         return super().result_processor(dialect, coltype)
 

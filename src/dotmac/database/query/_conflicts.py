@@ -14,7 +14,7 @@ from dotmac.database.tenancy import Scope, visible
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Select, Update
+    from sqlalchemy import ColumnElement, Select, Update
     from sqlalchemy.sql.dml import Insert
 
     from dotmac.database.models import ModelShape
@@ -86,14 +86,18 @@ def _targets(shape: ModelShape) -> list[ConflictTarget]:
     names = {
         column.key: name for name, attribute in shape.columns.items() for column in attribute.property.columns
     }
+
+    def is_mapped(constraint: UniqueConstraint | Index) -> bool:
+        return all(column.key in names for column in constraint.columns)
+
     found = [ConflictTarget(shape.identity_names)]
     found.extend(
         ConflictTarget(tuple(names[column.key] for column in constraint.columns))
         for constraint in shape.table.constraints
-        if isinstance(constraint, UniqueConstraint)
+        if isinstance(constraint, UniqueConstraint) and is_mapped(constraint)
     )
     for index in shape.table.indexes:
-        if index.unique and _is_plain(index):
+        if index.unique and _is_plain(index) and is_mapped(index):
             where = index.dialect_options["postgresql"].get("where")
             found.append(ConflictTarget(tuple(names[column.key] for column in index.columns), where))
     return [found[0], *sorted(found[1:], key=lambda item: item.fields)]  # the primary key first
@@ -160,7 +164,7 @@ def insert_or_update(
     Raises:
         QueryError: The database has no such statement.
     """
-    guard = visible(shape, scope)
+    guard = (*visible(shape, scope), *_of_this_class(shape))
     if dialect in {"postgresql", "sqlite"}:
         statement: Any = (postgresql if dialect == "postgresql" else sqlite).insert(shape.model)
         elements = [shape.columns[name].property.columns[0] for name in target.fields]
@@ -186,6 +190,14 @@ def insert_or_update(
         }
         return mysql_insert.on_duplicate_key_update(guarded)
     raise QueryError(f"upsert needs INSERT … ON CONFLICT, which {dialect} has not.")
+
+
+def _of_this_class(shape: ModelShape) -> tuple[ColumnElement[bool], ...]:
+    """Rows of other classes share the table of single-table inheritance; a SELECT leaves them out by itself."""
+    mapper = shape.mapper
+    if not mapper.single or mapper.polymorphic_on is None:
+        return ()
+    return (mapper.polymorphic_on.in_([part.polymorphic_identity for part in mapper.self_and_descendants]),)
 
 
 def _column(shape: ModelShape, name: str) -> str:

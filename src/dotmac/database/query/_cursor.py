@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from dotmac.database.errors import InvalidCursorError, ValidationError
-from dotmac.database.query._coercion import coerce
+from dotmac.database.query._coercion import coerce, python_type_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,9 +30,15 @@ _NOT_OURS = "The page cursor does not fit this query; start again from the first
 def fingerprint(shape: ModelShape, keys: Sequence[SortKey], options: QueryOptions, scope: Scope) -> str:
     """What a cursor is bound to: model, order, filters, tenant, and whether deleted rows count."""
     order = [(key.name, key.descending, key.nulls_first) for key in keys]
-    filters = [item.model_dump_json(fallback=repr) for item in options.filters]
+    filters = [item.model_dump() for item in options.filters]
     parts = [shape.name, shape.table.fullname, order, filters, scope.tenant_id, scope.include_deleted]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(parts, default=_described).encode()).hexdigest()[:16]
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, set | frozenset):  # alike in every process, whose sets have orders of their own
+        return sorted(map(repr, value))
+    return encode_value(value)
 
 
 def encode_cursor(
@@ -129,7 +135,7 @@ def _decode_value(shape: ModelShape, key: SortKey, value: Any) -> Any:
             raise ValueError("this column has no NULL")
         return None
     column_type = shape.types[key.name]
-    if getattr(column_type, "python_type", None) is bytes:
+    if python_type_of(column_type) is bytes:
         return base64.b64decode(value, validate=True)
     members = getattr(column_type, "enum_class", None)
     if members is not None:

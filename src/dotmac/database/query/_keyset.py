@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Boolean, Double, Enum, Float, String, and_, cast, false, literal, or_, tuple_
+from sqlalchemy import REAL, Boolean, Double, Enum, Float, String, and_, cast, false, literal, or_, tuple_
 
 from dotmac.database.errors import ValidationError
 from dotmac.database.query._coercion import is_sortable
@@ -149,6 +149,8 @@ def require_exact(keys: Sequence[SortKey], dialect: str) -> None:
 
 def after(keys: Sequence[SortKey], values: Sequence[Any], dialect: str) -> ColumnElement[bool]:
     """The condition for rows that come after the row with these ``values``."""
+    if dialect == "postgresql":
+        values = [_as_precise(key, value) for key, value in zip(keys, values, strict=True)]
     if _comparable_as_row(keys, dialect):
         columns = tuple_(*(key.attribute for key in keys))
         row = tuple_(*values, types=[key.type for key in keys])
@@ -159,6 +161,14 @@ def after(keys: Sequence[SortKey], values: Sequence[Any], dialect: str) -> Colum
     first = _at_or_beyond(keys[0], values[0], dialect)
     # Implied by the rest, but in a form that an index on the first column can serve.
     return clause if first is None else and_(first, clause)
+
+
+def _as_precise(key: SortKey, value: Any) -> Any:
+    """A single-precision number as one: drivers send doubles, which do not equal what was read."""
+    if value is None or not isinstance(key.type, Float) or isinstance(key.type, Double):
+        return value
+    single = isinstance(key.type, REAL) or 0 < (key.type.precision or 0) <= _SINGLE_PRECISION_BITS
+    return cast(value, key.type) if single else value
 
 
 def _comparable_as_row(keys: Sequence[SortKey], dialect: str) -> bool:

@@ -34,6 +34,7 @@ class Operations(Writing[M]):
         filters = [QueryFilter(field=name, value=value) for name, value in lookup.items()]
         dialect = self._dialect_name
         found = _statements.matching(self.shape, self.scope, filters).limit(2)
+        self._forbid_several_tables("get_or_create")
         # NULLs are not equal to each other: they make no row unique.
         _conflicts.require_unique(self.shape, {name for name, value in lookup.items() if value is not None})
         if dialect == "sqlite":
@@ -55,7 +56,7 @@ class Operations(Writing[M]):
             raise DuplicateEntityError(
                 self.shape.name,
                 None,
-                hint="The row that holds them is deleted, or belongs to another tenant.",
+                hint="The row that holds one of them is deleted, belongs to another tenant, or differs in the fields looked up.",
             )
         keys = (
             tuple(getattr(entity, name) for name in self.shape.key_names),
@@ -81,18 +82,24 @@ class Operations(Writing[M]):
         rows = insert_rows(self.shape, self.scope, items, user_id)
         if not rows:
             return []
-        given = set(rows[0]).intersection(*map(set, rows[1:]))
-        target = _conflicts.conflict_target(self.shape, match, given)
+        self._forbid_several_tables("upsert")
+        given = [tuple(row) for row in rows]  # before defaults are filled in: they are for new rows
+        target = _conflicts.conflict_target(self.shape, match, set(given[0]).intersection(*given[1:]))
+        yield from self._flush_pending()
         rows = _copy.with_client_defaults(self.shape, rows, self._context())
         identities = [self._match_values(target, row) for row in rows]
         self._forbid_repeats(identities)
         # In the order of their keys: two batches that overlap then wait for each other instead of deadlocking.
         order = sorted(range(len(rows)), key=lambda index: str(identities[index]))
         found: dict[Any, M] = {}
-        by_names = sorted(((tuple(rows[i]), i) for i in order), key=lambda item: item[0])  # keeps that order
-        for names, group in groupby(by_names, key=lambda item: item[0]):
+        by_names = sorted(
+            (((given[i], tuple(rows[i])), i) for i in order), key=lambda item: item[0]
+        )  # keeps that order
+        for (changing, names), group in groupby(by_names, key=lambda item: item[0]):
             part = [rows[index] for _, index in group]
-            yield from self._upsert_part(part, names, given, target, update, found)
+            yield from self._upsert_part(part, names, set(changing), target, update, found)
+        if len(rows) == len(found) == 1:
+            return list(found.values())  # also where the database spells the match otherwise: case, padding
         missing = [identity for identity in identities if hashable(identity) not in found]
         if missing:
             raise DuplicateEntityError(

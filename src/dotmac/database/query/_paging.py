@@ -18,6 +18,8 @@ from dotmac.database.query._pages import (
 from dotmac.database.query._steps import Execute, Steps
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Select
 
     from dotmac.database.models import ModelShape
@@ -42,9 +44,8 @@ class Cursors:
     bound_to: str
     secret: str | bytes | None
 
-    def encode(self, entity: Any, direction: Direction) -> str:
-        """The token for the rows after or before ``entity``."""
-        values = [getattr(entity, key.name) for key in self.keys]
+    def encode(self, values: Sequence[Any], direction: Direction) -> str:
+        """The token for the rows after or before the one with these values of `keys`."""
         return encode_cursor(values, self.bound_to, direction, self.secret)
 
     def decode(self, token: str) -> tuple[list[Any], Direction]:
@@ -86,17 +87,19 @@ def cursor_paged(
         walk = tuple(key.reversed() for key in walk)
     if position is not None:
         selected = selected.where(after(walk, position, dialect))
+    # Positions are what the database sorted by: an entity may hold changes that are not flushed, or be stale.
+    selected = selected.add_columns(*(key.attribute for key in cursors.keys))
     result = yield Execute(_statements.ordered(selected, walk, dialect).limit(params.limit + 1))
-    rows = list(result.scalars())
+    rows = result.all()
     more, rows = len(rows) > params.limit, rows[: params.limit]
     if backwards:
         rows.reverse()
     has_next = bool(rows) and (more or backwards)
     has_prev = bool(rows) and (more if backwards else position is not None)
     return CursorPaginationResult(
-        items=rows,
-        next_cursor=cursors.encode(rows[-1], "after") if has_next else None,
-        prev_cursor=cursors.encode(rows[0], "before") if has_prev else None,
+        items=[row[0] for row in rows],
+        next_cursor=cursors.encode(rows[-1][1:], "after") if has_next else None,
+        prev_cursor=cursors.encode(rows[0][1:], "before") if has_prev else None,
         has_next=has_next,
         has_prev=has_prev,
         limit=params.limit,

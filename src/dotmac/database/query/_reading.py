@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 M = TypeVar("M")
 
-KEYS_PER_STATEMENT = 10_000
+_KEYS_PER_STATEMENT = 10_000
+_COMPOSITE_KEYS_PER_STATEMENT = 1_000  # the server's parser nests a comparison of rows per key
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +117,20 @@ class Reading(Generic[M]):
         return builtins.list(result.scalars())
 
     def list_statement(self, options: OptionsLike) -> Select[Any]:
-        """The SELECT behind ``list`` and ``stream``."""
+        """The SELECT behind ``list``."""
         wanted = as_options(options)
         statement = self._ordered(self._from(wanted), self._order(wanted.sorts))
         if wanted.pagination is not None:
             statement = statement.limit(wanted.pagination.per_page)
             if wanted.pagination.offset:
                 statement = statement.offset(wanted.pagination.offset)
+        return statement
+
+    def stream_statement(self, options: OptionsLike) -> Select[Any]:
+        """Same as `list_statement`; what the mapping loads by a join comes batch by batch, as a join has no batches."""
+        statement = self.list_statement(options)
+        if self.shape.joins_eagerly:
+            statement = statement.options(*_statements.instead_of_joins(self.shape))
         return statement
 
     def count(self, filters: Iterable[Filter], *, include_deleted: bool) -> Steps[int]:
@@ -159,7 +167,7 @@ class Reading(Generic[M]):
 
     def _load(self, keys: Sequence[tuple[Any, ...]], *, include_deleted: bool) -> Steps[dict[Any, M]]:
         scope, found = self.scope.including_deleted(include_deleted), {}
-        for part in chunks(keys, KEYS_PER_STATEMENT):
+        for part in chunks(keys, keys_per_statement(self.shape)):
             result = yield Execute(
                 _statements.by_keys(self.shape, scope, part, self._dialect_name),
                 options={"populate_existing": True},
@@ -185,6 +193,11 @@ class Reading(Generic[M]):
 
     def _ordered(self, statement: Select[Any], keys: tuple[SortKey, ...]) -> Select[Any]:
         return _statements.ordered(statement, keys, self._dialect_name)
+
+
+def keys_per_statement(shape: ModelShape) -> int:
+    """How many keys one statement names."""
+    return _KEYS_PER_STATEMENT if len(shape.key) == 1 else _COMPOSITE_KEYS_PER_STATEMENT
 
 
 def chunks(items: Sequence[Any], size: int) -> Iterator[list[Any]]:

@@ -29,13 +29,14 @@ from sqlalchemy import (
 from sqlalchemy import column as sql_column
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import selectinload
+from sqlalchemy.sql.util import find_tables
 from sqlalchemy.types import TypeDecorator
 
 from dotmac.database.errors import ValidationError
 from dotmac.database.models import describe
 from dotmac.database.query._filters import conditions
 from dotmac.database.query._keyset import order_by
-from dotmac.database.tenancy import Scope, require_tenant, visible
+from dotmac.database.tenancy import Scope, require_tenant, tenant_value, visible
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from dotmac.database.query._options import Filter
 
 _TENANT = "scope_tenant"
+_NEW = "_new_values"  # no table is likely to have this name
 
 
 def by_key(shape: ModelShape, scope: Scope, key: tuple[Any, ...]) -> tuple[Select[Any], dict[str, Any]]:
@@ -58,7 +60,7 @@ def by_key(shape: ModelShape, scope: Scope, key: tuple[Any, ...]) -> tuple[Selec
     statement = _by_key(shape, scoped, scope.include_deleted)
     parameters = {f"key_{position}": part for position, part in enumerate(key)}
     if scoped:
-        parameters[_TENANT] = scope.tenant_id
+        parameters[_TENANT] = tenant_value(shape, scope.tenant_id)
     return statement, parameters
 
 
@@ -128,14 +130,26 @@ def _eager(shape: ModelShape, scope: Scope, path: str) -> ORMOption:
     return option  # type: ignore[return-value] # a path has at least one part
 
 
-def deferred_join(
-    shape: ModelShape, statement: Select[Any], order: tuple[SortKey, ...], dialect: str
-) -> Select[Any]:
-    """``statement`` (with its LIMIT and OFFSET) found by key first: rows that are skipped are never read in full."""
-    identity = shape.identity
-    found = statement.with_only_columns(*identity, maintain_column_froms=True).subquery("found")
+def instead_of_joins(shape: ModelShape) -> list[ORMOption]:
+    """Loader options: one more statement for each relationship that the mapping loads by a join."""
+    joined = (part for part in shape.mapper.relationships if part.lazy in {"joined", False})
+    return [selectinload(getattr(shape.model, part.key)) for part in joined]
+
+
+def deferred_join(shape: ModelShape, statement: Select[Any]) -> Select[Any]:
+    """``statement`` (with its order, LIMIT and OFFSET) found by key first: rows that are skipped are never read in full.
+
+    Raises:
+        ValueError: It is ordered by something other than the model's own columns.
+    """
+    identity, order = shape.identity, statement._order_by_clauses  # noqa: SLF001 - SQLAlchemy has no public reading
+    if not {table for clause in order for table in find_tables(clause, check_columns=True)} <= set(
+        shape.mapper.tables
+    ):
+        raise ValueError(f"Order the query by columns of {shape.name} only: its rows are found by key first.")
+    found = statement.with_only_columns(*identity, maintain_column_froms=True).subquery()
     wanted = select(shape.model).join(found, and_(*(part == found.c[part.key] for part in identity)))
-    return ordered(wanted, order, dialect)
+    return wanted.order_by(*order)
 
 
 def counting(statement: Select[Any], cap: int | None = None) -> Select[Any]:
@@ -163,6 +177,10 @@ class Explain(Executable, ClauseElement):
 
     def __init__(self, statement: Select[Any]) -> None:
         self.statement = statement
+
+    def get_children(self, **_: Any) -> tuple[Select[Any]]:
+        """The SELECT: a session with several engines looks for its tables."""
+        return (self.statement,)
 
 
 @compiles(Explain, "postgresql")
@@ -206,9 +224,9 @@ def update_from_rows(
     attributes = [*shape.key, *(shape.columns[name] for name in names)]
     columns = [sql_column(attribute.key, attribute.type) for attribute in attributes]
     if dialect == "postgresql":
-        new: Any = values(*columns, name="new").data(rows)
+        new: Any = values(*columns, name=_NEW).data(rows)
     else:  # neither SQLite nor MySQL can name the columns of VALUES
-        new = union_all(*(_row(attributes, row) for row in rows)).subquery("new")
+        new = union_all(*(_row(attributes, row) for row in rows)).subquery(_NEW)
     matches = [attribute == new.c[attribute.key] for attribute in shape.key]
     return (
         update(shape.model)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pydantic
 from sqlalchemy import Uuid
-from sqlalchemy import inspect as sa_inspect
 
 from dotmac.database.errors import TenantMismatchError, ValidationError
 from dotmac.database.models import describe, uuid7
 from dotmac.database.query._coercion import coerce, plain_values
 from dotmac.database.query._fields import unknown_field
+from dotmac.database.tenancy import tenant_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -155,7 +155,7 @@ def _stamp_tenant(shape: ModelShape, scope: Scope, fields: dict[str, Any]) -> No
     if shape.tenant is None or scope.tenant_id is None:
         return
     name = "tenant_id"
-    bound = _tenant_value(shape, scope.tenant_id)
+    bound = tenant_value(shape, scope.tenant_id)
     given = fields.get(name)
     if given is not None and (is_sql(given) or given != bound):
         raise TenantMismatchError(shape.name)
@@ -166,7 +166,9 @@ def _stamp_tenant(shape: ModelShape, scope: Scope, fields: dict[str, Any]) -> No
 
 
 def _require_same_tenant(shape: ModelShape, bound: Any, related: Any) -> None:
-    entities = related if isinstance(related, list | tuple | set | frozenset) else [related]
+    if isinstance(related, Mapping):
+        related = related.values()
+    entities = related if isinstance(related, Collection) else [related]
     for entity in entities:
         if entity is None or describe(type(entity)).tenant is None:
             continue
@@ -174,11 +176,6 @@ def _require_same_tenant(shape: ModelShape, bound: Any, related: Any) -> None:
             entity.tenant_id = bound
         elif entity.tenant_id != bound:
             raise TenantMismatchError(shape.name)
-
-
-@lru_cache(maxsize=4096)
-def _tenant_value(shape: ModelShape, tenant_id: str) -> Any:
-    return coerce(shape, "tenant_id", str(tenant_id))
 
 
 def update_values(
@@ -228,7 +225,8 @@ def pop_key(shape: ModelShape, fields: dict[str, Any]) -> tuple[Any, ...]:
     return key_of(shape, tuple(fields.pop(name, None) for name in shape.key_names))
 
 
-def row_of(shape: ModelShape, entity: Any) -> dict[str, Any]:
-    """The loaded columns of an entity, by attribute name."""
-    loaded = sa_inspect(entity).dict
-    return {name: loaded[name] for name in shape.columns if name in loaded}
+def key_in_identity(shape: ModelShape, identity: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The key in the identity of a persistent entity, which is known also where its attributes are expired."""
+    return tuple(
+        part for name, part in zip(shape.identity_names, identity, strict=True) if name in shape.key_names
+    )

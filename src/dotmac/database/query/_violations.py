@@ -69,11 +69,16 @@ def translated(error: SQLAlchemyError, shape: ModelShape) -> DatabaseError | Non
                 model=shape.name,
             )
         return None
-    if isinstance(error, StatementError) and isinstance(error.orig, ValueError | TypeError):
-        if isinstance(error.orig, DatabaseError):
-            return error.orig
-        return ValidationError(f"A value for {shape.name} does not fit: {error.orig}", model=shape.name)
+    if isinstance(error, StatementError) and isinstance(error.orig, ValueError | TypeError | ArithmeticError):
+        return unfit(error.orig, shape)
     return None
+
+
+def unfit(error: Exception, shape: ModelShape) -> DatabaseError:
+    """The error for a value that a column's type refused, before anything was sent."""
+    if isinstance(error, DatabaseError):
+        return error
+    return ValidationError(f"A value for {shape.name} does not fit: {error}", model=shape.name)
 
 
 def sqlstate(error: DBAPIError) -> str | None:

@@ -7,20 +7,23 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
+from sqlalchemy import inspect as sa_inspect
+from sqlalchemy.orm import load_only
 
-from dotmac.database.errors import ValidationError
+from dotmac.database.errors import QueryError, ValidationError
 from dotmac.database.query import _copy, _statements
-from dotmac.database.query._reading import KEYS_PER_STATEMENT, Reading, chunks
+from dotmac.database.query._reading import Reading, chunks, keys_per_statement
 from dotmac.database.query._steps import Copy, Delete, Execute, Flush, Steps
 from dotmac.database.query._values import (
     DataLike,
     insert_rows,
     insert_values,
+    is_sql,
+    key_in_identity,
     key_of,
     new_entity,
     pop_key,
-    row_of,
     update_values,
 )
 
@@ -41,17 +44,17 @@ class Writing(Reading[M]):
         values = insert_values(self.shape, self.scope, data, user_id, relationships=True)
         entity = new_entity(self.shape, values)
         self._session.add(entity)
-        yield Flush()
+        yield from self._flushed(entity)
         return entity  # type: ignore[no-any-return]
 
     def update(self, entity_id: Any, data: DataLike, user_id: str | None) -> Steps[M]:
-        """One SELECT, one UPDATE."""
+        """One SELECT, one UPDATE (and one SELECT where the server sets values that the UPDATE does not return)."""
         fields = update_values(self.shape, self.scope, data, user_id)
         self._forbid_key_change(fields, key_of(self.shape, entity_id))
         entity = yield from self.require(entity_id, include_deleted=False)
         for name, value in fields.items():
             setattr(entity, name, value)
-        yield Flush()
+        yield from self._flushed(entity)
         return entity
 
     def delete(self, entity_id: Any, *, soft_delete: bool, user_id: str | None) -> Steps[bool]:
@@ -72,8 +75,21 @@ class Writing(Reading[M]):
         self._require_soft_delete("restore")
         entity = yield from self.require(entity_id, include_deleted=True)
         self._mark(entity, None, user_id)
-        yield Flush()
+        yield from self._flushed(entity)
         return entity
+
+    def _flushed(self, entity: Any) -> Steps[None]:
+        """Flush; values the server has set and not returned are read, as an attribute of an async session cannot."""
+        yield Flush()
+        state = sa_inspect(entity)
+        if not state.expired_attributes:
+            return
+        attributes = [
+            self.shape.columns[name] for name in state.expired_attributes & self.shape.columns.keys()
+        ]
+        if attributes:
+            whole = (part == value for part, value in zip(self.shape.identity, state.identity, strict=True))
+            yield Execute(select(self.shape.model).where(*whole).options(load_only(*attributes)))
 
     def _mark(self, entity: Any, now: datetime | None, user_id: str | None) -> None:
         changed = _statements.soft_delete_values(self.shape, now)
@@ -89,6 +105,18 @@ class Writing(Reading[M]):
                 f"{self.shape.name} has no soft delete: there is nothing to {verb}. Add SoftDeleteMixin to it.",
                 model=self.shape.name,
             )
+
+    def _forbid_several_tables(self, verb: str) -> None:
+        if len(self.shape.mapper.tables) > 1:
+            raise QueryError(
+                f"{self.shape.name} is spread over several tables (joined inheritance): {verb} writes one table. "
+                "Write such rows one at a time."
+            )
+
+    def _flush_pending(self) -> Steps[None]:
+        """What the session holds unwritten comes before a set-based statement, whose result would overwrite it."""
+        if self._session.dirty:
+            yield Flush()
 
     def _forbid_key_change(self, fields: dict[str, Any], key: tuple[Any, ...]) -> None:
         for name, part in zip(self.shape.key_names, key, strict=True):
@@ -128,7 +156,7 @@ class Writing(Reading[M]):
         return len(rows)
 
     def _may_copy(self, rows: builtins.list[dict[str, Any]]) -> bool:
-        return self._dialect_name == "postgresql" and _copy.can_copy(rows)
+        return self._dialect_name == "postgresql" and _copy.can_copy(self.shape, rows)
 
     def _send(self, rows: builtins.list[dict[str, Any]]) -> Steps[None]:
         """COPY where it is worth it and allowed, else INSERT."""
@@ -144,11 +172,18 @@ class Writing(Reading[M]):
 
     def bulk_update(self, updates: Iterable[DataLike], user_id: str | None) -> Steps[int]:
         """One UPDATE per set of fields and some thousand rows. The number of rows changed."""
+        self._forbid_several_tables("bulk_update")
         changes: builtins.list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         for item in updates:
             fields = update_values(self.shape, self.scope, item, user_id)
+            if any(map(is_sql, fields.values())):
+                raise ValidationError(
+                    f"{self.shape.name}: bulk_update takes values, not SQL expressions.",
+                    model=self.shape.name,
+                )
             changes.append((pop_key(self.shape, fields), fields))
         self._forbid_repeats([key for key, _ in changes])
+        yield from self._flush_pending()
         changed = 0
         by_names = sorted(
             ((tuple(sorted(fields)), key, fields) for key, fields in changes if fields),
@@ -172,10 +207,12 @@ class Writing(Reading[M]):
 
     def bulk_delete(self, entity_ids: Iterable[Any], *, soft_delete: bool, user_id: str | None) -> Steps[int]:
         """One UPDATE or DELETE per ten thousand keys. The number of rows deleted."""
+        self._forbid_several_tables("bulk_delete")
+        yield from self._flush_pending()
         keys = [key_of(self.shape, entity_id) for entity_id in entity_ids]
         soft = soft_delete and self.shape.deleted_at is not None
         deleted = 0
-        for part in chunks(keys, KEYS_PER_STATEMENT):
+        for part in chunks(keys, keys_per_statement(self.shape)):
             if soft:
                 changed = _statements.soft_delete_values(self.shape, datetime.now(UTC)) | self._author(
                     user_id
@@ -200,8 +237,7 @@ class Writing(Reading[M]):
             key
             for entity in builtins.list(self._session.identity_map.values())
             if isinstance(entity, self.shape.model)
-            and hashable(key := tuple(row_of(self.shape, entity).get(name) for name in self.shape.key_names))
-            in wanted
+            and hashable(key := key_in_identity(self.shape, sa_inspect(entity).identity)) in wanted
         ]
         if loaded:
             yield from self._load(loaded, include_deleted=True)

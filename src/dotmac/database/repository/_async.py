@@ -255,7 +255,7 @@ class AsyncRepository(RepositoryConstruction[M]):
 
     async def stream(self, options: OptionsLike = None, *, batch_size: int = 1000) -> AsyncIterator[M]:
         """All matching rows, ``batch_size`` at a time from a server-side cursor, in constant memory."""
-        statement = self._operations.list_statement(options)
+        statement = self._operations.stream_statement(options)
         result = await self.db.stream_scalars(statement, execution_options={"yield_per": batch_size})
         try:
             async for entity in result:

@@ -6,12 +6,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Table
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
@@ -24,8 +23,10 @@ _ALLOWED = text("SELECT NOT row_security_active(CAST(:name AS text))")
 
 def copy_rows(session: Session, step: Copy) -> bool:
     """Send the rows; False, with nothing sent, where row-level security forbids it."""
-    connection = session.connection()
-    table, columns = _quoted(connection.dialect.identifier_preparer, step)
+    connection = session.connection(bind_arguments={"clause": step.table})
+    _, table, columns = _names(connection, step)
+    if connection.dialect.driver != "psycopg":
+        return False
     if not connection.execute(_ALLOWED, {"name": table}).scalar_one():
         return False
     driver: Any = connection.connection.driver_connection
@@ -38,8 +39,8 @@ def copy_rows(session: Session, step: Copy) -> bool:
 
 async def copy_rows_async(session: AsyncSession, step: Copy) -> bool:
     """Same as `copy_rows`, awaiting."""
-    connection = await session.connection()
-    table, columns = _quoted(connection.dialect.identifier_preparer, step)
+    connection = await session.connection(bind_arguments={"clause": step.table})
+    schema, table, columns = _names(connection.sync_connection, step)
     if not (await connection.execute(_ALLOWED, {"name": table})).scalar_one():
         return False
     driver: Any = (await connection.get_raw_connection()).driver_connection
@@ -47,7 +48,7 @@ async def copy_rows_async(session: AsyncSession, step: Copy) -> bool:
     with _as_sqlalchemy_errors(sql):
         if connection.dialect.driver == "asyncpg":
             await driver.copy_records_to_table(
-                step.table.name, schema_name=step.table.schema, columns=step.columns, records=step.records
+                step.table.name, schema_name=schema, columns=step.columns, records=step.records
             )
             return True
         async with driver.cursor() as cursor, cursor.copy(sql) as copy:
@@ -63,12 +64,20 @@ def _as_sqlalchemy_errors(sql: str) -> Iterator[None]:
         yield
     except Exception as error:
         state = getattr(error, "sqlstate", None)
+        if isinstance(error, TypeError | ValueError | ArithmeticError):
+            raise StatementError(str(error), sql, None, error, hide_parameters=True) from error
         if state is None:
             raise
         kind = IntegrityError if str(state).startswith("23") else DBAPIError
         raise kind(sql, None, error, hide_parameters=True) from error
 
 
-def _quoted(preparer: Any, step: Copy) -> tuple[str, str]:
-    table: Table = step.table
-    return preparer.format_table(table), ", ".join(preparer.quote(name) for name in step.columns)
+def _names(connection: Any, step: Copy) -> tuple[str | None, str, str]:
+    """The schema, where the connection's ``schema_translate_map`` leads; table and columns, quoted."""
+    preparer: Any = connection.dialect.identifier_preparer
+    table = step.table
+    translated = connection.get_execution_options().get("schema_translate_map") or {}
+    schema = translated.get(table.schema, table.schema)
+    parts = [part for part in (schema, table.name) if part]
+    columns = ", ".join(preparer.quote(name) for name in step.columns)
+    return schema, ".".join(preparer.quote(part) for part in parts), columns

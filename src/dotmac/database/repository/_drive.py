@@ -24,7 +24,9 @@ def drive(session: Session, steps: Steps[R], shape: ModelShape) -> R:
     try:
         answer: Any = None
         while True:
-            answer = _perform(session, steps.send(answer))
+            answer = _perform(session, step := steps.send(answer))
+            if shape.joins_eagerly and isinstance(step, Execute):
+                answer = answer.unique()
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     except SQLAlchemyError as error:
@@ -51,7 +53,9 @@ async def drive_async(session: AsyncSession, steps: Steps[R], shape: ModelShape)
     try:
         answer: Any = None
         while True:
-            answer = await _perform_async(session, steps.send(answer))
+            answer = await _perform_async(session, step := steps.send(answer))
+            if shape.joins_eagerly and isinstance(step, Execute):
+                answer = answer.unique()
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     except SQLAlchemyError as error:

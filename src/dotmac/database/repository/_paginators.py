@@ -84,7 +84,8 @@ class DatabasePaginator:
     ) -> Any:
         """A `PaginationResult`; the primary key is appended to the query's own order."""
         query = _select_of(query)
-        shape, dialect = _model_of(query), _dialect(session).name
+        shape = _model_of(query)
+        dialect = _dialect(session, shape).name
         params = PaginationParams(page=page, per_page=per_page, count=count)
         return _run(
             session, paged(ordered(query, total_order(shape, ()), dialect), query, params, dialect), shape
@@ -110,7 +111,8 @@ class DatabasePaginator:
             raise ValueError(
                 "Leave ORDER BY out of the query and pass sorts=[SortField(…)]: a cursor is a position in them."
             )
-        shape, dialect = _model_of(query), _dialect(session)
+        shape = _model_of(query)
+        dialect = _dialect(session, shape)
         keys = total_order(shape, sorts)
         params = CursorPaginationParams(limit=limit, cursor=cursor)
         cursors = Cursors(shape, keys, _fingerprint(query, keys, dialect), secret)
@@ -130,7 +132,8 @@ class PerformancePaginator:
     ) -> Any:
         """Rows and their total: exact up to ``count_threshold`` rows, beyond it the planner's estimate (PostgreSQL)."""
         query = _select_of(query)
-        shape, dialect = _model_of(query), _dialect(session).name
+        shape = _model_of(query)
+        dialect = _dialect(session, shape).name
         return _run(session, _estimated(query, shape, dialect, page, per_page, count_threshold), shape)
 
     @staticmethod
@@ -144,9 +147,13 @@ class PerformancePaginator:
         """Rows and their exact total; keys are found first, so that skipped rows are never read in full.
 
         For pages far from the start prefer cursors: their cost does not grow.
+
+        Raises:
+            ValueError: The query is ordered by something other than the model's own columns.
         """
         query = _select_of(query)
-        shape, dialect = _model_of(query), _dialect(session).name
+        shape = _model_of(query)
+        dialect = _dialect(session, shape).name
         return _run(
             session,
             _deferred(query, shape, dialect, PaginationParams(page=page, per_page=per_page), cursor_field),
@@ -174,7 +181,7 @@ def _deferred(
     found = yield Execute(counting(query))
     total = int(found.scalar_one())
     inner = ordered(query, keys, dialect).limit(params.per_page).offset(params.offset)
-    result = yield Execute(deferred_join(shape, inner, keys, dialect))
+    result = yield Execute(deferred_join(shape, inner))
     return list(result.scalars()), total
 
 
@@ -193,8 +200,8 @@ def _is_async(session: Any) -> bool:
     return hasattr(session, "sync_session")
 
 
-def _dialect(session: Any) -> Dialect:
-    dialect: Dialect = getattr(session, "sync_session", session).get_bind().dialect
+def _dialect(session: Any, shape: ModelShape) -> Dialect:
+    dialect: Dialect = getattr(session, "sync_session", session).get_bind(shape.mapper).dialect
     return dialect
 
 

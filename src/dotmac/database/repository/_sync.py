@@ -164,7 +164,7 @@ class BaseRepository(RepositoryConstruction[M]):
 
     def stream(self, options: OptionsLike = None, *, batch_size: int = 1000) -> Iterator[M]:
         """Same as `AsyncRepository.stream`, blocking."""
-        statement = self._operations.list_statement(options)
+        statement = self._operations.stream_statement(options)
         result = self.db.scalars(statement, execution_options={"yield_per": batch_size})
         try:
             yield from result

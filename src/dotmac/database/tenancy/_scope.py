@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dotmac.database.context import RequestContext, TenantId
-from dotmac.database.errors import MissingTenantError, TenantMismatchError
+from dotmac.database.errors import MissingTenantError, TenantMismatchError, ValidationError
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -71,7 +71,30 @@ def visible(shape: ModelShape, scope: Scope) -> tuple[ColumnElement[bool], ...]:
     live = () if scope.include_deleted else _live(shape)
     if shape.tenant is None or scope.tenant_id is None:
         return live
-    return (shape.tenant == scope.tenant_id, *live)
+    return (shape.tenant == tenant_value(shape, scope.tenant_id), *live)
+
+
+@lru_cache(maxsize=4096)
+def tenant_value(shape: ModelShape, tenant_id: Any) -> Any:
+    """``tenant_id`` as the model's column holds it: text, an integer or a UUID.
+
+    Raises:
+        ValidationError: It is not one.
+    """
+    if not isinstance(tenant_id, str):  # a placeholder
+        return tenant_id
+    try:
+        kind = shape.types["tenant_id"].python_type
+    except NotImplementedError:
+        return tenant_id
+    try:
+        return tenant_id if kind is str else kind(tenant_id)
+    except (TypeError, ValueError):
+        raise ValidationError(
+            f"{shape.name}.tenant_id holds values of type {kind.__name__}; the tenant that is bound is no such value.",
+            model=shape.name,
+            field="tenant_id",
+        ) from None
 
 
 @lru_cache(maxsize=1024)
