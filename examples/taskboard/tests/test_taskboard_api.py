@@ -247,3 +247,10 @@ async def test_an_import_that_is_too_large_is_refused(
     finally:
         monkeypatch.undo()
         get_settings.cache_clear()
+
+
+async def test_a_refusal_of_many_rows_stays_smaller_than_the_request(client: httpx.AsyncClient) -> None:
+    rows = [{"title": "x", "user_id": NOBODY, **{f"k{n}": 1 for n in range(100)}}] * 100
+    answer = await client.post("/tasks/bulk", json=rows)
+    assert (answer.status_code, len(answer.json()["errors"])) == (422, 100)
+    assert len(answer.content) < len(answer.request.content)

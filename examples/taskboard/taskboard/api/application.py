@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from fastapi.responses import JSONResponse
 
 
+_SHOWN_ERRORS = 100
+
+
 def create_app(database: AsyncDatabase | None = None) -> FastAPI:
     """An application on ``database``, by default the one the settings name. It is disposed at shutdown."""
     database = database or get_async_db_connection()
@@ -45,8 +48,9 @@ def _user(connection: HTTPConnection) -> str | None:
 
 
 def _invalid(_request: Request, error: Any) -> JSONResponse:
-    # Without the values that were given: they may be secrets.
-    errors = [{key: item[key] for key in ("loc", "msg", "type")} for item in error.errors()]
+    # Without the values that were given: they may be secrets. Not all of many: the answer would dwarf the request.
+    shown = error.errors()[:_SHOWN_ERRORS]
+    errors = [{key: item[key] for key in ("loc", "msg", "type")} for item in shown]
     return problem_response(422, "The request does not fit.", code="validation", errors=errors)
 
 
