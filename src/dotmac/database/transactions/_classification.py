@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from sqlalchemy.exc import OperationalError
+
 from dotmac.database.errors import (
     CircuitOpenError,
     CommitFailedError,
@@ -205,6 +207,19 @@ _WORDS = (
     ("could not translate host name", "08001", ErrorKind.UNREACHABLE),
     ("failed to resolve host", "08001", ErrorKind.UNREACHABLE),
 )
+# Of drivers that are not in this table SQLAlchemy says at least that the error is about the database's operation.
+_WORDS_OF_OTHERS = (
+    ("deadlock", ErrorKind.CONFLICT),
+    ("could not serialize", ErrorKind.CONFLICT),
+    ("database is locked", ErrorKind.LOCK_TIMEOUT),
+    ("connection refused", ErrorKind.UNREACHABLE),
+    ("could not connect", ErrorKind.UNREACHABLE),
+    ("connection lost", ErrorKind.DISCONNECTED),
+    ("connection reset", ErrorKind.DISCONNECTED),
+    ("lost connection", ErrorKind.DISCONNECTED),
+    ("gone away", ErrorKind.DISCONNECTED),
+    ("server closed the connection", ErrorKind.DISCONNECTED),
+)
 # Said by a driver before it sends anything, so that even a COMMIT cannot have arrived.
 _NEVER_SENT = ("connection is closed", "cannot call transaction.commit()")
 _NEVER_CONNECTED = (ConnectionRefusedError, FileNotFoundError, socket.gaierror)
@@ -297,7 +312,7 @@ def _by_code(error: Any) -> tuple[ErrorKind | None, str | None]:
         return kind or ErrorKind.APPLICATION, str(number)
     if module in _DRIVERS or _is_adapted(error):
         return _by_words(error, module)
-    return None, None
+    return _of_other_driver(error), None
 
 
 def _by_words(error: BaseException, module: str) -> tuple[ErrorKind | None, str | None]:
@@ -310,6 +325,16 @@ def _by_words(error: BaseException, module: str) -> tuple[ErrorKind | None, str 
     if any(words in text for words in _NEVER_SENT) or _is_plain_operational(error, module):
         return ErrorKind.DISCONNECTED, None
     return None, None
+
+
+def _of_other_driver(error: BaseException) -> ErrorKind | None:
+    driver_error = getattr(error, "orig", None)
+    if not isinstance(error, OperationalError) or driver_error is None or _is_adapted(driver_error):
+        return None
+    if type(driver_error).__module__.partition(".")[0] in _DRIVERS:
+        return None  # judged by its own code
+    text = str(driver_error).lower()
+    return next((kind for words, kind in _WORDS_OF_OTHERS if words in text), None)
 
 
 def _by_sqlstate(state: str, error: object) -> ErrorKind:
@@ -354,4 +379,4 @@ def _is_bare_loss(error: BaseException) -> bool:
         return from_the_database(error)
     # A refused certificate is a ValueError too, and a socket that may not be opened stays shut.
     is_network = isinstance(error, OSError) and not isinstance(error, ValueError | PermissionError)
-    return is_network and from_the_database(error)
+    return is_network and from_the_database(error, or_own=isinstance(error, ConnectionError | TimeoutError))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import traceback
 from typing import TYPE_CHECKING
@@ -52,15 +53,23 @@ def while_connecting(error: BaseException) -> bool:
     return any(frame == _CONNECTING for part in with_causes(error) for frame in _frames(part))
 
 
-def from_the_database(error: BaseException) -> bool:
+def from_the_database(error: BaseException, *, or_own: bool = False) -> bool:
     """True if the innermost code outside the standard library was a driver's, SQLAlchemy's or our engines'.
 
     An error that was never raised has no traceback; who asks about one means it to be the database's.
+
+    Args:
+        error: What was raised.
+        or_own: Also true if the application raised it by a statement of its own, not through a library.
     """
     parts = list(with_causes(error))
     if all(part.__traceback__ is None for part in parts):
         return True
-    return any(_is_database_code(_innermost(part)) for part in parts)
+    if any(_is_database_code(_innermost(part)) for part in parts):
+        return True
+    return (
+        or_own and not isinstance(parts[-1], asyncio.CancelledError) and _is_raised_by_application(parts[-1])
+    )
 
 
 def with_causes(error: BaseException) -> Iterator[BaseException]:
@@ -84,6 +93,15 @@ def _innermost(error: BaseException) -> str:
         if module.partition(".")[0] not in sys.stdlib_module_names:
             found = module
     return found
+
+
+def _is_raised_by_application(error: BaseException) -> bool:
+    frames = [frame for frame, _line in traceback.walk_tb(error.__traceback__)]
+    if not frames:
+        return False
+    package = str(frames[-1].f_globals.get("__name__", "")).partition(".")[0]
+    is_installed = "-packages" in frames[-1].f_code.co_filename  # site-packages, dist-packages
+    return package not in sys.stdlib_module_names and not is_installed
 
 
 def _is_database_code(module: str) -> bool:

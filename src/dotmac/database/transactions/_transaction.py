@@ -76,6 +76,7 @@ class DatabaseTransaction(_Transaction):
         isolation_level: str | None = None,
         read_only: bool = False,
         track_outcome: bool = False,
+        resolve_seconds: float = 10.0,
     ) -> AbstractContextManager[DatabaseTransaction]:
         """A block that commits at its end and rolls back after an error.
 
@@ -91,7 +92,10 @@ class DatabaseTransaction(_Transaction):
         return _sync_block(
             session,
             TransactionOptions(
-                isolation_level=isolation_level, read_only=read_only, track_outcome=track_outcome
+                isolation_level=isolation_level,
+                read_only=read_only,
+                track_outcome=track_outcome,
+                resolve_seconds=resolve_seconds,
             ),
         )
 
@@ -102,12 +106,16 @@ class DatabaseTransaction(_Transaction):
         isolation_level: str | None = None,
         read_only: bool = False,
         track_outcome: bool = False,
+        resolve_seconds: float = 10.0,
     ) -> AbstractAsyncContextManager[AsyncDatabaseTransaction]:
         """Same as `DatabaseTransaction.sync_transaction`, for asyncio. A cancellation rolls back too."""
         return _async_block(
             session,
             TransactionOptions(
-                isolation_level=isolation_level, read_only=read_only, track_outcome=track_outcome
+                isolation_level=isolation_level,
+                read_only=read_only,
+                track_outcome=track_outcome,
+                resolve_seconds=resolve_seconds,
             ),
         )
 
