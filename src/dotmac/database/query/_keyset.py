@@ -42,8 +42,13 @@ class SortKey:
     nullable: bool
 
     def reversed(self) -> SortKey:
-        """The same key in the opposite order."""
-        return replace(self, descending=not self.descending, nulls_first=not self.nulls_first)
+        """The same key in the opposite order; always the same object, as caches of ORDER BY know keys by identity."""
+        return _reversed(self)
+
+
+@lru_cache(maxsize=4096)
+def _reversed(key: SortKey) -> SortKey:
+    return replace(key, descending=not key.descending, nulls_first=not key.nulls_first)
 
 
 def total_order(

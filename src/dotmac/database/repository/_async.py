@@ -95,7 +95,7 @@ class AsyncRepository(RepositoryConstruction[M]):
         return await self._run(self._operations.get_by_field(field, value, include_deleted=include_deleted))
 
     async def update(self, entity_id: Any, data: DataLike, user_id: str | None = None) -> M:
-        """The row with the fields of ``data`` changed, flushed; two statements.
+        """The row with the fields of ``data`` changed, flushed; two statements, three where the server sets a value unasked.
 
         Raises:
             EntityNotFoundError: There is none, or it is not visible.
@@ -174,7 +174,10 @@ class AsyncRepository(RepositoryConstruction[M]):
         return await self._run(self._operations.bulk_insert(items, user_id))
 
     async def bulk_update(self, updates: Iterable[DataLike], user_id: str | None = None) -> int:
-        """Change many rows, each to its own values; one statement per some thousand rows with the same fields.
+        """Change many rows, each to its own values; one statement per some thousand rows with the same fields (PostgreSQL).
+
+        Elsewhere one statement takes 200 rows. Version counters stay as they are. What the session holds unflushed
+        is flushed first, and loaded entities are read again.
 
         Args:
             updates: Each with the key and the fields to set.
@@ -185,13 +188,15 @@ class AsyncRepository(RepositoryConstruction[M]):
 
         Raises:
             ValidationError: A key is missing or occurs twice, or a field does not fit; nothing is sent.
+            QueryError: The model is spread over several tables (joined inheritance); so also for `bulk_delete`, `upsert`
+                and `get_or_create`.
         """
         return await self._run(self._operations.bulk_update(updates, user_id))
 
     async def bulk_delete(
         self, entity_ids: Iterable[Any], soft_delete: bool = True, user_id: str | None = None
     ) -> int:
-        """Delete the rows with these keys in one statement per ten thousand; how many there were.
+        """Delete the rows with these keys in one statement per ten thousand (thousand, if composite); how many there were.
 
         ORM cascades do not run; foreign keys' ``ON DELETE`` does, for rows that are removed.
         """
@@ -240,7 +245,7 @@ class AsyncRepository(RepositoryConstruction[M]):
         defaults: Mapping[str, Any] | None = None,
         user_id: str | None = None,
     ) -> tuple[M, bool]:
-        """The row with these fields, and True if it was created just now. Atomic; one to three statements.
+        """The row with these fields, and True if it was created just now. Atomic; one to three statements (SQLite: two to four).
 
         Args:
             lookup: Fields that a unique constraint covers.
@@ -249,7 +254,8 @@ class AsyncRepository(RepositoryConstruction[M]):
 
         Raises:
             ValidationError: No unique constraint covers ``lookup``.
-            DuplicateEntityError: The row exists but is soft-deleted or belongs to another tenant.
+            DuplicateEntityError: A row with one of these unique values is soft-deleted, belongs to another tenant, or
+                differs in the fields looked up.
         """
         return await self._run(self._operations.get_or_create(lookup, defaults, user_id))
 
