@@ -217,12 +217,15 @@ def redis_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def mysql_url(request: pytest.FixtureRequest) -> str:
-    """URL of a MySQL or MariaDB that runs already; tests that need it are skipped without one."""
+def mysql_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a database of the worker's own on a MySQL or MariaDB that runs already; without one, tests are skipped."""
     given = cast("str | None", request.config.option.mysql_url)
     if not given:
         pytest.skip("needs a MySQL or MariaDB: pass --mysql-url or set DOTMAC_TEST_MYSQL_URL")
-    return given
+    from dotmac.database.testing._mysql import temporary_database  # noqa: PLC0415 - the plugin imports lightly
+
+    with temporary_database(given) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
