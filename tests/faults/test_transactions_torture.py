@@ -80,7 +80,7 @@ class Bank:
             except CommitOutcomeUnknownError as error:
                 self.unknown[number] = error.transaction
             except Exception as error:  # noqa: BLE001 - the ledger does not mind why
-                self.failed[number] = f"{type(error).__name__} {classify(error).kind}"
+                self.failed[number] = f"{type(error).__name__} {classify(error).kind} {error}"[:300]
             else:
                 self.acknowledged.add(number)
 

@@ -682,13 +682,13 @@ async def sqlite(request, tmp_path):
     await clients.close()
 
 
-async def test_sqlite_busy_is_a_lock_timeout(sqlite):
+async def test_sqlite_busy_is_a_conflict(sqlite):
     first, second = await sqlite.open(), await sqlite.open()
     await second.execute("PRAGMA busy_timeout = 20")
     await second.commit()
     await first.execute("INSERT INTO t VALUES (1)")
     verdict = await verdict_of(second.execute("INSERT INTO t VALUES (2)"))
-    assert (verdict.kind, verdict.code, verdict.retryable) == (ErrorKind.LOCK_TIMEOUT, "5", True)
+    assert (verdict.kind, verdict.code, verdict.retryable) == (ErrorKind.CONFLICT, "5", True)
 
 
 async def test_sqlite_a_stale_snapshot_is_a_conflict(sqlite):

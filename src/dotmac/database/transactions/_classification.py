@@ -180,9 +180,10 @@ _MYSQL = {
 _MYSQL_READ_ONLY_WORDS = "read-only"  # 1290 names whatever option is in the way
 
 _SQLITE = {
-    517: ErrorKind.CONFLICT,  # BUSY_SNAPSHOT: somebody wrote since this transaction read
-    5: ErrorKind.LOCK_TIMEOUT,  # BUSY, and its kinds
-    6: ErrorKind.LOCK_TIMEOUT,  # LOCKED, in a shared cache
+    # BUSY, BUSY_SNAPSHOT (517) and its other kinds. A transaction that read before it writes does not wait for another
+    # writer: it is refused at once, and has to start again.
+    5: ErrorKind.CONFLICT,
+    6: ErrorKind.CONFLICT,  # LOCKED, in a shared cache
     8: ErrorKind.READ_ONLY_NODE,
     2067: ErrorKind.DUPLICATE,  # CONSTRAINT_UNIQUE
     1555: ErrorKind.DUPLICATE,  # CONSTRAINT_PRIMARYKEY
