@@ -28,6 +28,20 @@ def test_the_new_application_has_its_own_name_everywhere(tmp_path, capsys):
     assert [path.name for path in target.parent.iterdir()] == ["shop"]
 
 
+def test_what_is_said_to_do_next_can_be_pasted_where_the_path_holds_spaces(tmp_path, capsys):
+    target = tmp_path / "my shop"
+    assert run(["init", "shop", "--directory", str(target)]) == 0
+    assert f"  cd '{target}'\n" in capsys.readouterr().out
+
+
+def test_a_file_of_that_name_is_left_alone_and_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shop").write_text("mine")
+    assert run(["init", "shop"]) == 1
+    assert f"{tmp_path / 'shop'} is a file" in capsys.readouterr().err
+    assert (tmp_path / "shop").read_text() == "mine"
+
+
 def test_what_development_needs_is_an_extra_that_every_pip_can_install(tmp_path, capsys):
     assert run(["init", "shop", "--directory", str(tmp_path / "shop")]) == 0
     # The pip in a fresh environment of Python 3.11 to 3.13 knows no dependency groups.

@@ -68,3 +68,24 @@ def test_table_shows_cells_whole_in_a_pipe(capsys):
     output = capsys.readouterr().out
     assert "x" * 300 in output
     assert "[not markup]" in output
+
+
+def test_a_wait_of_no_number_is_refused(capsys):
+    assert _main.run(["prestart", "--timeout", "nan"]) == 2
+    assert "a number of seconds" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_the_command_line_is_loaded_is_no_traceback():
+    code = (
+        "import builtins, sys\n"
+        "from dotmac.database.cli import main\n"
+        "real = builtins.__import__\n"
+        "def interrupted(name, *rest):\n"
+        "    if name == 'dotmac.database.cli._main':\n"
+        "        raise KeyboardInterrupt\n"
+        "    return real(name, *rest)\n"
+        "builtins.__import__ = interrupted\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")

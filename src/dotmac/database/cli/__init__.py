@@ -14,6 +14,9 @@ def main() -> None:
             raise
         print(f"Error: dotmac-db needs {error.name}: install 'dotmac-database[cli]'.", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
     sys.exit(run())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -50,6 +51,10 @@ def command(*, name: str, directory: Path | None, as_json: bool) -> None:
     The folder must be new or empty. Prints what to do next.
     """
     target = (directory or Path(name)).absolute()
+    if target.exists() and not target.is_dir():
+        raise ConfigurationError(
+            f"{target} is a file, and was not touched. Choose another folder with --directory."
+        )
     if target.is_dir() and any(target.iterdir()):
         raise ConfigurationError(
             f"{target} is not empty, and nothing in it was touched. Choose another folder with --directory."
@@ -59,7 +64,7 @@ def command(*, name: str, directory: Path | None, as_json: bool) -> None:
         print_json({"name": name, "directory": str(target), "files": files})
         return
     click.echo(f"Created {name} in {target} ({files} files). Next:\n")
-    click.echo(f"  cd {target}")
+    click.echo(f"  cd {shlex.quote(str(target))}")
     click.echo("  python -m venv .venv && . .venv/bin/activate")
     click.echo("  pip install -e '.[dev]'")
     click.echo("  dotmac-db dev                    # in another terminal; or: docker compose up -d")

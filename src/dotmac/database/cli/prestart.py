@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING
 
 import click
@@ -15,12 +16,19 @@ if TYPE_CHECKING:
 _TIMEOUT_SECONDS = 300.0
 
 
+def _validated(_context: click.Context, _parameter: click.Parameter, seconds: float) -> float:
+    if math.isnan(seconds):  # greater than no time that has passed: it would wait for ever
+        raise click.BadParameter("a number of seconds is wanted.")
+    return seconds
+
+
 @click.command("prestart")
 @click.option(
     "--timeout",
     "timeout_seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=_TIMEOUT_SECONDS,
+    callback=_validated,
     show_default=True,
     help="Seconds to wait.",
 )
