@@ -409,4 +409,5 @@ async def _cursor_at(session: AsyncSession, rows: int) -> str:
     wanted = as_options({"sorts": [{"field": "created_at"}]})
     keys = total_order(shape, wanted.sorts)
     ticket = await session.scalar(select(Ticket).where(Ticket.created_at == when).limit(1))
-    return Cursors(shape, keys, fingerprint(shape, keys, wanted, Scope()), None).encode(ticket, "after")
+    position = [getattr(ticket, key.name) for key in keys]
+    return Cursors(shape, keys, fingerprint(shape, keys, wanted, Scope()), None).encode(position, "after")
