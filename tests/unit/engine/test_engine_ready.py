@@ -1,7 +1,12 @@
 from __future__ import annotations
 
-import pytest
+import asyncio
+import threading
 
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from dotmac.database.engine import create_async_engine
 from dotmac.database.engine._ready import _Waiting
 from dotmac.database.errors import DatabaseUnavailableError
 
@@ -35,3 +40,13 @@ def test_other_errors_are_waited_out_and_reported(error):
 def test_time_that_would_run_out_in_the_next_pause_ends_the_wait():
     with pytest.raises(DatabaseUnavailableError, match=r"did not answer within 0\.5 s \(1 attempts"):
         _Waiting(0.5, 1, None).pause_after(ConnectionRefusedError("db.example:5432"))
+
+
+def test_a_sqlite_file_that_cannot_be_opened_leaves_no_thread_behind(tmp_path):
+    async def threads_after_a_failure():
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/missing/app.db")
+        with pytest.raises(OperationalError):
+            await engine.connect()
+        return [thread.name for thread in threading.enumerate() if "_connection_worker" in thread.name]
+
+    assert asyncio.run(threads_after_a_failure()) == []

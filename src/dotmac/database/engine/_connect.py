@@ -17,6 +17,7 @@ from dotmac.database.engine import _postgresql
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+_LAST_WORDS_SECONDS = 1.0
 _abandoned: set[asyncio.Future[Any]] = set()
 
 
@@ -119,7 +120,12 @@ async def _open_aiosqlite(*arguments: Any, **keywords: Any) -> Any:
     # A forgotten connection must not keep the interpreter from exiting.
     thread = connection if isinstance(connection, Thread) else connection._thread  # noqa: SLF001
     thread.daemon = True
-    return await connection
+    try:
+        return await connection
+    except Exception:
+        # It still has to report its end, to a loop that may be closed by then.
+        await asyncio.to_thread(thread.join, _LAST_WORDS_SECONDS)
+        raise
 
 
 async def _open_asyncmy(*arguments: Any, **keywords: Any) -> Any:
