@@ -674,7 +674,7 @@ def test_a_real_deadlock_is_retried_until_both_have_committed(dotmac_database, t
             thread.join()
         with database.create_session() as session:
             assert list(session.scalars(text(f"SELECT n FROM {counter}"))) == [2, 2]  # noqa: S608
-    assert len(tries) == 3
+    assert len(tries) >= 3
 
 
 def test_sqlite_writers_that_read_first_all_get_through(tmp_path):

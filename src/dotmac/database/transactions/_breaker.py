@@ -183,16 +183,19 @@ class CircuitBreaker:
         return guarded
 
     def __enter__(self) -> Self:
-        self._entered.set((*self._entered.get(), self._admit()))
+        generation = self._generation if self._is_closed else self._admit()
+        self._entered.set((*self._entered.get(), generation))
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         *outer, generation = self._entered.get()
         self._entered.set(tuple(outer))
-        if error is None:
-            self._succeeded(generation)
-        else:
+        if error is not None:
             self._failed(generation, error)
+        elif self._is_closed and generation == self._generation:
+            self._calls.append(_SUCCESS)
+        else:
+            self._succeeded(generation)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
