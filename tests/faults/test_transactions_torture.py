@@ -179,4 +179,5 @@ async def test_no_money_appears_or_vanishes(dotmac_postgres, dotmac_database, do
         {str(kind): count for kind, count in errors.items()},
     )
     assert bank.acknowledged
+    assert not [ending for ending in bank.failed.values() if "application" in ending]
     assert {ErrorKind.CONFLICT, ErrorKind.DISCONNECTED, ErrorKind.AMBIGUOUS_COMMIT} <= set(errors)

@@ -7,8 +7,8 @@ import asyncio
 import uuid
 
 import pytest
-from sqlalchemy import make_url, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import event, make_url, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
 
 import dotmac.database
 from dotmac.database.engine import AsyncDatabase, Database, create_engine
@@ -22,6 +22,7 @@ from dotmac.database.transactions import (
     AsyncDatabaseTransaction,
     CircuitBreaker,
     DatabaseTransaction,
+    ErrorKind,
     RetryBudget,
     RetryPolicy,
     TransactionManager,
@@ -527,6 +528,21 @@ async def test_a_breaker_refuses_before_a_connection_is_asked_for(postgres):
             await manager.async_execute_with_retry(work)
         with pytest.raises(CircuitOpenError):
             await manager.async_execute_with_retry(work)
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_connections_that_die_before_they_are_used_are_an_unreachable_server(postgres, driver):
+    async with AsyncDatabase(postgres(driver)) as database:
+
+        def dead(*_):
+            raise DisconnectionError
+
+        event.listen(database.engine.sync_engine, "checkout", dead)
+        with pytest.raises(InvalidRequestError) as raised:
+            async with database.engine.connect():
+                pytest.fail("no connection lives")
+    verdict = classify(raised.value)
+    assert (verdict.kind, verdict.retryable, verdict.connectivity) == (ErrorKind.UNREACHABLE, True, True)
 
 
 # Decorators

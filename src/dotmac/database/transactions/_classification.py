@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InvalidRequestError, OperationalError
 
 from dotmac.database.errors import (
     CircuitOpenError,
@@ -274,6 +274,8 @@ def _judged(error: BaseException, phase: Phase, *, in_doubt: bool) -> Verdict:
         kind, code = _by_code(part)
         if kind is not None:
             return _settled(kind, code, phase, lost=lost, in_doubt=in_doubt and not _never_sent(chain))
+    if any(_is_given_up_checkout(part) for part in chain):
+        return Verdict(ErrorKind.UNREACHABLE, phase, disconnect=True)
     for part in chain:
         if isinstance(part, _NEVER_CONNECTED) and from_the_database(part):
             return Verdict(ErrorKind.UNREACHABLE, phase, disconnect=True)
@@ -354,6 +356,11 @@ def _by_mysql_number(number: int, error: object) -> ErrorKind:
 def _is_stale_plan(error: object) -> bool:
     """The class that asyncpg has for it; SQLAlchemy's of the same name has no SQLSTATE."""
     return type(error).__name__ == "InvalidCachedStatementError"
+
+
+def _is_given_up_checkout(error: BaseException) -> bool:
+    """SQLAlchemy's pool says no more than this when the connections it opens are dead before they are used."""
+    return type(error) is InvalidRequestError and str(error) == "This connection is closed"
 
 
 def _is_adapted(error: BaseException) -> bool:
