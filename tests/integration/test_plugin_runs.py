@@ -190,10 +190,21 @@ def test_mysql_url_skips_with_its_reason(pytester):
     result.stdout.fnmatch_lines(["*pass --mysql-url or set DOTMAC_TEST_MYSQL_URL*"])
 
 
-@pytest.mark.parametrize(("option", "fixture"), [("--redis-url", "redis_url"), ("--mysql-url", "mysql_url")])
-def test_given_url_is_handed_on(pytester, option, fixture):
-    pytester.makepyfile(f"def test_it({fixture}): assert {fixture} == 'scheme://given'")
-    pytester.runpytest_subprocess(option, "scheme://given").assert_outcomes(passed=1)
+def test_given_redis_url_is_handed_on(pytester):
+    pytester.makepyfile("def test_it(redis_url): assert redis_url == 'redis://given'")
+    pytester.runpytest_subprocess("--redis-url", "redis://given").assert_outcomes(passed=1)
+
+
+def test_mysql_tests_get_a_database_of_their_own(pytester, mysql_url):
+    pytester.makepyfile(f"""
+        from sqlalchemy import make_url
+        given = make_url({mysql_url!r})
+        def test_it(mysql_url):
+            mine = make_url(mysql_url)
+            assert mine.set(database=given.database) == given
+            assert mine.database != given.database
+    """)
+    pytester.runpytest_subprocess("--mysql-url", mysql_url).assert_outcomes(passed=1)
 
 
 def test_missing_server_package_names_the_remedy(pytester):

@@ -13,6 +13,7 @@ from dotmac.database import (
     BaseModel,
     EncryptedString,
     RequestContext,
+    TenantAwareMixin,
     TenantModel,
     create_async_engine,
     create_async_repository,
@@ -22,7 +23,12 @@ from dotmac.database import (
     unscoped,
     use_context,
 )
-from dotmac.database.errors import MissingTenantError, TenantMismatchError, ValidationError
+from dotmac.database.errors import (
+    DuplicateEntityError,
+    MissingTenantError,
+    TenantMismatchError,
+    ValidationError,
+)
 
 
 class Isolated(Base):
@@ -60,6 +66,12 @@ class Pet(Isolated, TenantModel):
     owner: Mapped[Owner] = relationship(back_populates="pets")
 
 
+class Log(Isolated, BaseModel, TenantAwareMixin):
+    __tablename__ = "logs"
+
+    line: Mapped[str] = mapped_column(String(50))
+
+
 @pytest.fixture(params=["postgresql", "sqlite"])
 async def sessions(request, tmp_path):
     if request.param == "sqlite":
@@ -93,7 +105,9 @@ async def test_a_related_entity_of_another_tenant_cannot_carry_a_row_over(sessio
 
 
 async def test_new_related_entities_get_the_tenant_of_the_row(session):
-    owner = await create_async_repository(session, Owner, "acme").create({"name": "Ann", "pets": [Pet(name="Rex")]})
+    owner = await create_async_repository(session, Owner, "acme").create(
+        {"name": "Ann", "pets": [Pet(name="Rex")]}
+    )
     assert owner.pets[0].tenant_id == "acme"
     assert await create_async_repository(session, Pet, "acme").count() == 1
 
@@ -158,3 +172,35 @@ async def test_encrypted_columns_neither_filter_nor_sort(session):
     assert (await owners.get_by_id(ann.id)).secret == "hush"
     stored = await session.scalar(select(Owner.__table__.c.secret.cast(String)))
     assert "hush" not in stored
+
+
+async def test_across_tenants_a_key_names_its_tenant(sessions):
+    async with sessions.begin() as session:
+        mine = await create_async_repository(session, Owner, "acme").create({"name": "Ann"})
+        await create_async_repository(session, Owner, "globex").create({"id": mine.id, "name": "Hank"})
+    with unscoped("a support case"):
+        async with sessions.begin() as session:
+            owners = create_async_repository(session, Owner)
+            with pytest.raises(ValidationError, match="tenant_id, id"):
+                await owners.get_by_id(mine.id)
+            with pytest.raises(ValidationError):
+                await owners.bulk_delete([mine.id], soft_delete=False)
+            assert (await owners.get_by_id(("globex", mine.id))).name == "Hank"
+            await owners.update(("globex", mine.id), {"name": "Henry"})
+            assert await owners.bulk_update([{"tenant_id": "acme", "id": mine.id, "name": "Anna"}]) == 1
+            assert await owners.bulk_delete([("acme", mine.id)]) == 1
+            assert [owner.name for owner in await owners.list()] == ["Henry"]
+
+
+async def test_an_upsert_across_tenants_moves_no_row(sessions):
+    async with sessions.begin() as session:
+        log = await create_async_repository(session, Log, "acme").create({"line": "mine"})
+    with unscoped("an import"):
+        async with sessions.begin() as session:
+            logs = create_async_repository(session, Log)
+            with pytest.raises(DuplicateEntityError):
+                await logs.upsert({"id": log.id, "tenant_id": "globex", "line": "stolen"})
+            assert (
+                await logs.upsert({"id": log.id, "tenant_id": "acme", "line": "changed"})
+            ).line == "changed"
+            assert [(entry.tenant_id, entry.line) for entry in await logs.list()] == [("acme", "changed")]

@@ -5,7 +5,7 @@ from dotmac.database.models._constraints import live_unique, tenant_foreign_key,
 from dotmac.database.models._declarative import NAMING_CONVENTION, Base
 from dotmac.database.models._identity import uuid7
 from dotmac.database.models._model import BaseModel, TenantModel
-from dotmac.database.models._shape import ModelShape, describe
+from dotmac.database.models._shape import ModelShape, across_tenants, describe
 from dotmac.database.models._soft_delete import SoftDeleteMixin
 from dotmac.database.models._tenant import TenantAwareMixin
 from dotmac.database.models._types import EncryptedString, UTCDateTime, utc_now
@@ -21,6 +21,7 @@ __all__ = [
     "TenantAwareMixin",
     "TenantModel",
     "UTCDateTime",
+    "across_tenants",
     "describe",
     "live_unique",
     "tenant_foreign_key",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Column
@@ -51,6 +52,14 @@ class ModelShape:
     types: dict[str, TypeEngine[Any]] = field(repr=False)
     relationships: frozenset[str] = field(repr=False)
     joins_eagerly: bool = field(repr=False)
+
+
+@lru_cache(maxsize=1024)
+def across_tenants(shape: ModelShape) -> ModelShape:
+    """The shape for work across tenants: keys name the tenant, without which they may fit several rows."""
+    if shape.tenant is None or "tenant_id" not in shape.identity_names:
+        return shape
+    return replace(shape, key=shape.identity, key_names=shape.identity_names)
 
 
 _shapes: dict[type[Any], ModelShape] = {}

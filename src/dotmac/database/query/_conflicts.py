@@ -167,6 +167,7 @@ def insert_or_update(
     guard = (*visible(shape, scope), *_of_this_class(shape))
     if dialect in {"postgresql", "sqlite"}:
         statement: Any = (postgresql if dialect == "postgresql" else sqlite).insert(shape.model)
+        guard = (*guard, *_of_its_tenant(shape, scope, statement.excluded))
         elements = [shape.columns[name].property.columns[0] for name in target.fields]
         values = {name: statement.excluded[_column(shape, name)] for name in update} | extra
         if not values:  # nothing to change, but RETURNING needs the row to be touched
@@ -179,6 +180,7 @@ def insert_or_update(
         )
     if dialect in {"mysql", "mariadb"}:
         mysql_insert = mysql.insert(shape.model)
+        guard = (*guard, *_of_its_tenant(shape, scope, mysql_insert.inserted))
         values = {name: mysql_insert.inserted[_column(shape, name)] for name in update} | extra
         values = values or {target.fields[-1]: shape.columns[target.fields[-1]]}
         # ON DUPLICATE KEY UPDATE has no WHERE: each column keeps its value where the row is not visible.
@@ -190,6 +192,13 @@ def insert_or_update(
         }
         return mysql_insert.on_duplicate_key_update(guarded)
     raise QueryError(f"upsert needs INSERT … ON CONFLICT, which {dialect} has not.")
+
+
+def _of_its_tenant(shape: ModelShape, scope: Scope, new: Any) -> tuple[ColumnElement[bool], ...]:
+    """Across tenants, a row is updated by a row of its own tenant only, and never moves."""
+    if shape.tenant is None or scope.tenant_id is not None:
+        return ()
+    return (shape.tenant == new[_column(shape, "tenant_id")],)
 
 
 def _of_this_class(shape: ModelShape) -> tuple[ColumnElement[bool], ...]:

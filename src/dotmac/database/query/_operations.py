@@ -153,7 +153,7 @@ class Operations(Writing[M]):
                         field=name,
                     )
         key = set(self.shape.identity_names)
-        kept = key | set(target.fields) | {"created_by"}
+        kept = key | set(target.fields) | {"created_by", "tenant_id"}
         changed = [
             name for name in (update if update is not None else names) if name in given and name not in kept
         ]

@@ -188,7 +188,7 @@ def update_values(
         TenantMismatchError: ``data`` names another tenant than ``scope``.
     """
     fields = fields_of(shape, data, relationships=relationships)
-    if shape.tenant is not None and "tenant_id" in fields:
+    if shape.tenant is not None and "tenant_id" in fields and "tenant_id" not in shape.key_names:
         _stamp_tenant(shape, scope, fields)
         if scope.tenant_id is None:
             raise TenantMismatchError(shape.name)
@@ -199,7 +199,7 @@ def update_values(
 
 
 def key_of(shape: ModelShape, entity_id: Any) -> tuple[Any, ...]:
-    """A key as a tuple, coerced. A composite key is a tuple or a mapping; the tenant is not part of it.
+    """A key as a tuple, coerced. A composite key is a tuple or a mapping; the tenant is part of it only across tenants.
 
     Raises:
         ValidationError: It has the wrong number of parts, or a part does not fit.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from dotmac.database.errors import MissingTenantError
-from dotmac.database.models import ModelShape, describe
+from dotmac.database.models import ModelShape, across_tenants, describe
 from dotmac.database.query import Operations, Policy
 from dotmac.database.tenancy import bound_context, scope_for
 
@@ -52,6 +52,8 @@ class RepositoryConstruction(Generic[M]):
                 "TenantAwareMixin, or use a repository without a tenant."
             )
         scope = scope_for(self._shape, tenant_id, bound_context(db))
+        if scope.unscoped:
+            self._shape = across_tenants(self._shape)
         if self._wants_tenant and scope.tenant_id is None:
             raise MissingTenantError(self._shape.name)
         self.tenant_id: str | None = scope.tenant_id if self._shape.tenant is not None else None
