@@ -431,6 +431,37 @@ def test_without_a_source_the_environment_names_the_database(tmp_path, monkeypat
         _sources._made_once.cache_clear()
 
 
+async def test_what_fails_after_commit_is_never_tried_again(database, table):
+    attempts = []
+
+    def broken(_session):
+        raise TransientError
+
+    async def work(session):
+        attempts.append(1)
+        event.listen(session.sync_session, "after_commit", broken)
+        await session.execute(table.insert(1))
+
+    with pytest.raises(TransientError) as raised:
+        await TransactionManager(database, policy=QUICK).async_execute_with_retry(work)
+    assert attempts == [1]
+    assert "it was committed" in raised.value.__notes__[0]
+    assert await numbers(database, table) == [1]
+
+
+async def test_a_write_is_not_tried_again_where_only_reading_was_asked_for(database, table):
+    attempts = []
+
+    async def work(session):
+        attempts.append(1)
+        await session.execute(table.insert(1))
+
+    manager = TransactionManager(database, policy=QUICK, read_only=True)
+    with pytest.raises(DBAPIError):
+        await manager.async_execute_with_retry(work)
+    assert attempts == [1]
+
+
 async def test_other_errors_are_raised_at_once_as_they_are(database):
     attempts = []
 

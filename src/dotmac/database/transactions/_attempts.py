@@ -24,14 +24,14 @@ class Attempts:
     Args:
         policy: How often and how soon.
         bind: What the unit works on, for its budget; None if unknown.
-        may_retry: Says which verdicts are safe to retry for this unit, beyond what the policy allows.
+        objection: Says why an error that the policy would retry is not safe to retry for this unit; None if it is.
     """
 
-    def __init__(self, policy: RetryPolicy, *, may_retry: Callable[[Verdict], bool] | None = None) -> None:
+    def __init__(self, policy: RetryPolicy, *, objection: Callable[[Verdict], str | None]) -> None:
         self.bind: object = None
         self.made = 0
         self._policy = policy
-        self._may_retry = may_retry
+        self._objection = objection
         self._started = time.monotonic()
 
     def pause_after(self, error: Exception) -> float | None:
@@ -70,11 +70,7 @@ class Attempts:
         limit = self._policy.attempts_for(verdict)
         if self.made >= limit:
             return "no more are allowed for this error" if limit > 1 else ""
-        if self._may_retry is not None and not self._may_retry(verdict):
-            return (
-                "the work may have been done already; declare idempotent=True if doing it twice is harmless"
-            )
-        return None
+        return self._objection(verdict)
 
     def _give_up(self, error: Exception, reason: str) -> None:
         if reason:

@@ -69,7 +69,7 @@ class Unit:
         self._session = session
         self._breaker = breaker or _NO_BREAKER
         self._core: TransactionCore | None = None
-        self._attempts = Attempts(policy, may_retry=self._may_retry)
+        self._attempts = Attempts(policy, objection=self._objection)
 
     @property
     def has_session(self) -> bool:
@@ -142,9 +142,12 @@ class Unit:
             self._attempts.bind = self._core.bind
         return self._attempts.pause_after(error)
 
-    def _may_retry(self, verdict: Verdict) -> bool:
-        # Where reading only was asked for, no other node would take the write.
-        return not (verdict.read_only_node and self._core is not None and self._core.is_read_only)
+    def _objection(self, verdict: Verdict) -> str | None:
+        if self._core is not None and self._core.has_committed:
+            return "it was committed; what failed came after"
+        if verdict.read_only_node and self._core is not None and self._core.is_read_only:
+            return "only reading was asked for, so no other server would take the write either"
+        return None
 
 
 class LooseUnit:
@@ -156,7 +159,7 @@ class LooseUnit:
     def __init__(self, policy: RetryPolicy, *, idempotent: bool) -> None:
         self._idempotent = idempotent
         self._witness = CommitWitness()
-        self._attempts = Attempts(policy, may_retry=self._may_retry)
+        self._attempts = Attempts(policy, objection=self._objection)
 
     def run(self, function: Callable[[], Result]) -> Result:
         """The result of ``function()``."""
@@ -186,10 +189,10 @@ class LooseUnit:
                 witness.reset(token)
             await asyncio.sleep(pause)
 
-    def _may_retry(self, verdict: Verdict) -> bool:
-        if self._idempotent:
-            return True
-        return verdict.kind is not ErrorKind.DISCONNECTED and not self._witness.committed
+    def _objection(self, verdict: Verdict) -> str | None:
+        if self._idempotent or (verdict.kind is not ErrorKind.DISCONNECTED and not self._witness.committed):
+            return None
+        return "the work may have been done already; declare idempotent=True if doing it twice is harmless"
 
 
 @contextmanager
