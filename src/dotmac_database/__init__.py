@@ -6,7 +6,7 @@ from typing import Any
 
 import dotmac.database
 
-__all__ = dotmac.database.__all__  # noqa: PLE0605 # pyright: ignore[reportUnsupportedDunderAll] - one list, kept there
+__all__ = dotmac.database.__all__  # pyright: ignore[reportUnsupportedDunderAll] - one list, kept there
 
 
 def __getattr__(name: str) -> Any:

@@ -195,6 +195,8 @@ def test_values_are_brought_to_the_columns_type(field, value, expected):
         ("data.key", Op.EQ, [SECRET]),
         ("data.key", Op.ARRAY_CONTAINS, SECRET),
         ("name.key", Op.EQ, SECRET),
+        ("seen", Op.GTE, "9999-12-31T23:59:59.999999-14:00"),
+        ("seen", Op.GTE, "0001-01-01T00:00:00+14:00"),
         ("nothing", Op.EQ, SECRET),
         ("shelf.nothing", Op.EQ, SECRET),
     ],

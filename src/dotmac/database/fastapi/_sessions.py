@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
+from contextlib import contextmanager
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,11 +20,12 @@ from fastapi.requests import HTTPConnection
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dotmac.database.engine import with_async_session
-from dotmac.database.errors import ConfigurationError
+from dotmac.database.errors import ConfigurationError, DatabaseUnavailableError
 from dotmac.database.fastapi._databases import current_database, database_for
+from dotmac.database.transactions import ErrorKind, classify
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from dotmac.database.engine import AsyncDatabase
@@ -49,6 +51,21 @@ def _read_only(database: AsyncDatabase) -> AbstractAsyncContextManager[AsyncSess
     return with_async_session(lambda: database.read_session_factory(close_resets_only=False))
 
 
+@contextmanager
+def _outages_named() -> Iterator[None]:
+    """A database that is not there is a DatabaseUnavailableError: 503, not 500. A COMMIT in doubt stays what it is."""
+    try:
+        yield
+    except Exception as error:
+        if classify(error).kind in {ErrorKind.UNREACHABLE, ErrorKind.DISCONNECTED}:
+            raise DatabaseUnavailableError(
+                "The database went away, or could not be reached, during the request; nothing was written.",
+                waited_seconds=0.0,
+                attempts=1,
+            ) from error
+        raise
+
+
 def _per_request(
     source: Callable[[AsyncDatabase], AbstractAsyncContextManager[AsyncSession]],
 ) -> Callable[..., AsyncIterator[AsyncSession]]:
@@ -58,13 +75,14 @@ def _per_request(
                 "A WebSocket has no end of request to commit at: a session for its whole life would hold a transaction "
                 "open, and a disconnect would roll everything back. Use `async with get_db()` for each message."
             )
-        async with source(database_for(connection.scope)) as session:
-            open_sessions: list[AsyncSession] = connection.scope.setdefault(SESSIONS, [])
-            open_sessions.append(session)
-            try:
-                yield session
-            finally:
-                open_sessions.remove(session)
+        with _outages_named():
+            async with source(database_for(connection.scope)) as session:
+                open_sessions: list[AsyncSession] = connection.scope.setdefault(SESSIONS, [])
+                open_sessions.append(session)
+                try:
+                    yield session
+                finally:
+                    open_sessions.remove(session)
 
     parameter = inspect.Parameter("connection", inspect.Parameter.KEYWORD_ONLY, annotation=HTTPConnection)
     open_session.__signature__ = inspect.Signature([parameter])  # type: ignore[attr-defined]

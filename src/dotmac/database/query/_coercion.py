@@ -98,10 +98,20 @@ def _coerce(column_type: TypeEngine[Any], value: Any, field: str, model: str) ->
         value = _parse(python_type, value, field, model)
     if isinstance(value, str):
         return _text(value, field, model)
-    if isinstance(value, dt.datetime) and _wants_timezone(column_type) and value.tzinfo is None:
-        return value.replace(tzinfo=dt.UTC)
+    if isinstance(value, dt.datetime) and _wants_timezone(column_type):
+        return _moment(value, field, model)
     if isinstance(value, int):
         return _integer(column_type, value, field, model)
+    return value
+
+
+def _moment(value: dt.datetime, field: str, model: str) -> dt.datetime:
+    if value.tzinfo is None:
+        return value.replace(tzinfo=dt.UTC)
+    try:
+        value.astimezone(dt.UTC)
+    except OverflowError:
+        raise _misfit(field, model, "a time within the years 1 to 9999 in UTC") from None
     return value
 
 
