@@ -15,6 +15,7 @@ from dotmac.database.engine import AsyncDatabase, Database, create_engine
 from dotmac.database.errors import (
     CircuitOpenError,
     CommitFailedError,
+    CommitOutcomeUnknownError,
     ConfigurationError,
     TransactionStateError,
 )
@@ -273,6 +274,20 @@ async def test_a_refused_commit_is_told_with_its_code(postgres, driver):
         assert isinstance(raised.value.__cause__, DBAPIError)
         assert await session.scalar(text("SELECT 1")) == 1
     assert ran == ["rolled back"]
+
+
+def test_a_commit_refused_by_one_of_several_databases_is_in_doubt(postgres, tmp_path):
+    with Database(postgres("psycopg")) as first, Database(f"sqlite:///{tmp_path}/second.db") as second:
+        with first.session_factory() as session, pytest.raises(CommitOutcomeUnknownError, match="several"):
+            with DatabaseTransaction.sync_transaction(session):
+                session.connection(bind_arguments={"bind": second.engine}).execute(
+                    text("CREATE TABLE t (n int)")
+                )
+                connection = session.connection()
+                connection.execute(
+                    text("CREATE TEMPORARY TABLE d (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+                )
+                connection.execute(text("INSERT INTO d VALUES (1), (1)"))
 
 
 async def test_isolation_level_and_read_only_hold_for_the_transaction_alone(postgres):
