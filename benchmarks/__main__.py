@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import asyncpg
+from benchmarks import health, transactions
 from benchmarks.cases import Bench, build, deep_page
 from benchmarks.harness import Case, Timing, micros, ratio, run
 from benchmarks.models import Ticket, row
@@ -61,7 +62,12 @@ async def _compare(url: str, options: argparse.Namespace) -> list[dict[str, Any]
     raw = await asyncpg.connect(plain_url)
     await raw.execute("VACUUM ANALYZE tickets")
     bench = Bench(engine, sessions, raw, ids)
-    wanted = [case for case in build(bench) if options.only in case.name]
+    wanted = [
+        case
+        for room in (build, transactions.build, health.build)
+        for case in room(bench)
+        if options.only in case.name
+    ]
     report = [_figures(case, await run(case, options.rounds)) for case in wanted]
     if options.only in "cursor page":
         case = await deep_page(bench, options.rows)
@@ -82,8 +88,8 @@ def _figures(case: Case, timings: dict[str, Timing]) -> dict[str, Any]:
     contenders = [
         {
             "name": name,
-            "wall_us": round(micros(timing.wall), 1),
-            "cpu_us": round(micros(timing.cpu), 1),
+            "wall_us": round(micros(timing.wall), 3),
+            "cpu_us": round(micros(timing.cpu), 3),
             "wall_ratio": round(ratio(timing, timings[best], "wall"), 3),
             "cpu_ratio": round(ratio(timing, timings[best], "cpu"), 3),
         }
@@ -137,7 +143,7 @@ def _print(report: list[dict[str, Any]]) -> None:
 def _time(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value / 1000:,.2f} ms" if value >= 1000 else f"{value:,.0f} us"
+    return f"{value / 1000:,.2f} ms" if value >= 1000 else f"{value:,.{0 if value >= 10 else 2}f} us"
 
 
 if __name__ == "__main__":
