@@ -276,6 +276,8 @@ async def test_a_refused_commit_is_told_with_its_code(postgres, driver):
     assert ran == ["rolled back"]
 
 
+# SQLAlchemy's, about the database that had committed.
+@pytest.mark.filterwarnings("ignore:transaction already deassociated")
 def test_a_commit_refused_by_one_of_several_databases_is_in_doubt(postgres, tmp_path):
     with Database(postgres("psycopg")) as first, Database(f"sqlite:///{tmp_path}/second.db") as second:
         with first.session_factory() as session, pytest.raises(CommitOutcomeUnknownError, match="several"):
