@@ -47,8 +47,8 @@ def _descriptor(connection: Any) -> int | None:
         return int(libpq.socket)
     if (own := getattr(connection, "_sock", None)) is not None:
         return int(own.fileno())
-    if callable(number := getattr(connection, "fileno", None)):
-        return int(number())
+    if hasattr(connection, "fileno"):
+        return int(connection.fileno())
     stream = getattr(connection, "_transport", None) or getattr(connection, "_writer", None)
     peer = None if stream is None else stream.get_extra_info("socket")
     return None if peer is None else int(peer.fileno())
