@@ -124,7 +124,10 @@ def sync_url(url: URL) -> URL:
 def _for_drivers(url: URL, drivers: dict[str, tuple[str, ...]]) -> URL:
     backend, _, driver = url.drivername.partition("+")
     if backend not in drivers:
-        return url
+        raise ConfigurationError(
+            f"A {backend!r} database is not supported. The URL begins with one of {', '.join(drivers)}, as in "
+            "postgresql://user:password@host:5432/database."
+        )
     if driver not in drivers[backend] or not _installed(driver):
         driver = _first_installed(backend, drivers[backend])
     name = "sqlite" if driver == "pysqlite" else f"{backend}+{driver}"
