@@ -79,7 +79,13 @@ def with_causes(error: BaseException) -> Iterator[BaseException]:
     while at is not None and id(at) not in seen:
         seen.add(id(at))
         yield at
-        at = getattr(at, "orig", None) or at.__cause__
+        at = getattr(at, "orig", None) or at.__cause__ or _cancellation_behind(at)
+
+
+def _cancellation_behind(error: BaseException) -> BaseException | None:
+    """What `asyncio.timeout` cancelled: in early releases of Python 3.11 its TimeoutError does not name it as its cause."""
+    behind = error.__context__
+    return behind if isinstance(error, TimeoutError) and isinstance(behind, asyncio.CancelledError) else None
 
 
 def _frames(error: BaseException) -> Iterator[tuple[str, str]]:
