@@ -16,9 +16,8 @@ from dotmac.database.fastapi._query_parameters import (
     PAGING,
     QueryParameters,
 )
-from dotmac.database.models import describe
+from dotmac.database.models import describe, python_type_of
 from dotmac.database.query import MAX_PER_PAGE, CountMode, FilterOperator, QueryOptions, SortField
-from dotmac.database.query._coercion import python_type_of
 from dotmac.database.query._fields import resolve_field
 
 if TYPE_CHECKING:

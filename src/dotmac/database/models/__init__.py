@@ -5,6 +5,7 @@ from dotmac.database.models._constraints import live_unique, tenant_foreign_key,
 from dotmac.database.models._declarative import NAMING_CONVENTION, Base
 from dotmac.database.models._identity import uuid7
 from dotmac.database.models._model import BaseModel, TenantModel
+from dotmac.database.models._python_types import inner_type, passes_on, python_type_of
 from dotmac.database.models._shape import ModelShape, across_tenants, describe
 from dotmac.database.models._soft_delete import SoftDeleteMixin
 from dotmac.database.models._tenant import TenantAwareMixin
@@ -23,7 +24,10 @@ __all__ = [
     "UTCDateTime",
     "across_tenants",
     "describe",
+    "inner_type",
     "live_unique",
+    "passes_on",
+    "python_type_of",
     "tenant_foreign_key",
     "tenant_unique",
     "utc_now",

@@ -12,7 +12,7 @@ from sqlalchemy import ARRAY, JSON, BigInteger, DateTime, Enum, Integer, SmallIn
 from sqlalchemy.types import TypeDecorator
 
 from dotmac.database.errors import ValidationError
-from dotmac.database.models import EncryptedString
+from dotmac.database.models import EncryptedString, inner_type, passes_on, python_type_of
 
 if TYPE_CHECKING:
     import enum
@@ -115,35 +115,9 @@ def _moment(value: dt.datetime, field: str, model: str) -> dt.datetime:
     return value
 
 
-def python_type_of(column_type: TypeEngine[Any]) -> type[Any] | None:
-    """The Python type of a column's values, or None where SQLAlchemy does not know it."""
-    try:
-        known = column_type.python_type
-    except NotImplementedError:
-        known = object
-    if known is not object:
-        return known
-    inner = _inner(column_type)
-    # A decorator that does not say what it takes: moments are moments, and what it passes on as it is fits the inner type.
-    tells = inner is not column_type and (isinstance(inner, DateTime) or _passes_on(column_type))
-    return python_type_of(inner) if tells else None
-
-
 def _wants_timezone(column_type: TypeEngine[Any]) -> bool:
-    inner = _inner(column_type)
+    inner = inner_type(column_type)
     return isinstance(inner, DateTime) and bool(inner.timezone)
-
-
-def _passes_on(column_type: TypeEngine[Any]) -> bool:
-    """True for types whose values reach the database as they are, not encrypted or rewritten."""
-    return (
-        not isinstance(column_type, TypeDecorator)
-        or type(column_type).process_bind_param is TypeDecorator.process_bind_param
-    )
-
-
-def _inner(column_type: TypeEngine[Any]) -> TypeEngine[Any]:
-    return column_type.impl_instance if isinstance(column_type, TypeDecorator) else column_type
 
 
 @lru_cache(maxsize=256)
@@ -213,10 +187,12 @@ def _misfit(field: str, model: str, expected: str) -> ValidationError:
 
 def is_textual(column_type: TypeEngine[Any]) -> bool:
     """True for columns that LIKE makes sense on: text that is stored as it is read."""
-    inner = _inner(column_type)
-    return isinstance(inner, String) and not isinstance(inner, Enum) and _passes_on(column_type)
+    inner = inner_type(column_type)
+    return isinstance(inner, String) and not isinstance(inner, Enum) and passes_on(column_type)
 
 
 def is_sortable(column_type: TypeEngine[Any]) -> bool:
     """True for columns with one total order on every database."""
-    return not isinstance(_inner(column_type), JSON | ARRAY) and not isinstance(column_type, EncryptedString)
+    return not isinstance(inner_type(column_type), JSON | ARRAY) and not isinstance(
+        column_type, EncryptedString
+    )

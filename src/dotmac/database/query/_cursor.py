@@ -11,7 +11,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from dotmac.database.errors import InvalidCursorError, ValidationError
-from dotmac.database.query._coercion import coerce, python_type_of
+from dotmac.database.models import python_type_of
+from dotmac.database.query._coercion import coerce
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dotmac.database.context import RequestContext, TenantId
 from dotmac.database.errors import MissingTenantError, TenantMismatchError, ValidationError
+from dotmac.database.models import python_type_of
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -83,12 +84,11 @@ def tenant_value(shape: ModelShape, tenant_id: Any) -> Any:
     """
     if not isinstance(tenant_id, str):  # a placeholder
         return tenant_id
-    try:
-        kind = shape.types["tenant_id"].python_type
-    except NotImplementedError:
+    kind = python_type_of(shape.types["tenant_id"])
+    if kind is None or kind is str:
         return tenant_id
     try:
-        return tenant_id if kind is str else kind(tenant_id)
+        return kind(tenant_id)
     except (TypeError, ValueError):
         raise ValidationError(
             f"{shape.name}.tenant_id holds values of type {kind.__name__}; the tenant that is bound is no such value.",

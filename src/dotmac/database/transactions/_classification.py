@@ -1,4 +1,4 @@
-"""What a driver's error means: the one table that retries, breakers, pools, health checks and locks read.
+"""What a driver's error means: the one table that retries, breakers and health checks read.
 
 The code of an error decides, not its class: drivers and SQLAlchemy give the same server error many classes. Sources:
 PostgreSQL manual, appendix A and section 13.5; MySQL 8.0 and MariaDB error references; https://sqlite.org/rescode.html.
