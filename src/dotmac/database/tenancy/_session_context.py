@@ -1,0 +1,76 @@
+"""What the server is told about the work of one transaction, as SQL that travels in the message of its BEGIN.
+
+Every value lives as long as the transaction (``SET LOCAL``): nothing is left on a pooled connection, and a pooler in
+transaction mode cannot mix two tenants up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dotmac.database.context import RequestContext
+    from dotmac.database.tenancy._placement import Placement
+
+TENANT_SETTING = "app.tenant_id"
+"""The setting that policies of row-level security compare with; ``''`` or NULL where no tenant is bound."""
+
+_SETTINGS = (
+    (TENANT_SETTING, "tenant_id"),
+    ("app.user_id", "user_id"),
+    ("app.client_ip", "client_ip"),
+    ("app.request_id", "request_id"),
+)
+
+
+def begin_sql(context: RequestContext, placement: Placement | None = None) -> str:
+    """``SET LOCAL`` statements, each ended with a semicolon; empty where there is nothing to tell.
+
+    Raises:
+        ValueError: A value holds NUL, which PostgreSQL cannot take.
+    """
+    parts = [
+        f"SET LOCAL {setting} = {quoted_literal(value)};"
+        for setting, attribute in _SETTINGS
+        if (value := getattr(context, attribute)) is not None
+    ]
+    if placement is not None:
+        if placement.schema is not None:
+            path = (
+                [placement.schema]
+                if placement.shared_schema is None
+                else [placement.schema, placement.shared_schema]
+            )
+            parts.append(f"SET LOCAL search_path = {', '.join(map(quoted_identifier, path))};")
+        if placement.statement_timeout is not None:
+            parts.append(
+                f"SET LOCAL statement_timeout = {max(1, round(placement.statement_timeout.total_seconds() * 1000))};"
+            )
+        if placement.role is not None:
+            parts.append(f"SET LOCAL ROLE {quoted_identifier(placement.role)};")
+    return " ".join(parts)
+
+
+def quoted_literal(value: str) -> str:
+    """``value`` as an SQL string, whatever ``standard_conforming_strings`` says.
+
+    Raises:
+        ValueError: It holds NUL.
+    """
+    if "\0" in value:
+        raise ValueError("A value for the server must not hold NUL.")
+    doubled = value.replace("'", "''")
+    if "\\" in value:
+        return " E'" + doubled.replace("\\", "\\\\") + "'"
+    return f"'{doubled}'"
+
+
+def quoted_identifier(name: str) -> str:
+    """``name`` as a quoted SQL identifier.
+
+    Raises:
+        ValueError: It is empty or holds NUL.
+    """
+    if not name or "\0" in name:
+        raise ValueError("A name at the server must not be empty or hold NUL.")
+    return '"' + name.replace('"', '""') + '"'
