@@ -2,6 +2,13 @@
 
 from dotmac.database.tenancy._binding import SESSION_KEY, bound_context
 from dotmac.database.tenancy._placement import IsolationMode, Placement, PlacementResolver
+from dotmac.database.tenancy._policies import (
+    disable_row_level_security,
+    drop_row_level_security_sql,
+    enable_row_level_security,
+    row_level_security_sql,
+)
+from dotmac.database.tenancy._rules import PERMISSIVE_POLICY, RESTRICTIVE_POLICY, TenantRule, rule_of
 from dotmac.database.tenancy._scope import Scope, require_tenant, scope_for, tenant_value, visible
 from dotmac.database.tenancy._session_context import (
     TENANT_SETTING,
@@ -10,24 +17,42 @@ from dotmac.database.tenancy._session_context import (
     quoted_literal,
 )
 from dotmac.database.tenancy._tables import Owner, TableTenancy, divided_tables, tenancy_of
+from dotmac.database.tenancy._verified import (
+    VERIFY_SQL,
+    bound_by_the_server,
+    verified,
+    verify_parameters,
+)
 
 __all__ = [
+    "PERMISSIVE_POLICY",
+    "RESTRICTIVE_POLICY",
     "SESSION_KEY",
     "TENANT_SETTING",
+    "VERIFY_SQL",
     "IsolationMode",
     "Owner",
     "Placement",
     "PlacementResolver",
     "Scope",
     "TableTenancy",
+    "TenantRule",
     "begin_sql",
+    "bound_by_the_server",
     "bound_context",
+    "disable_row_level_security",
     "divided_tables",
+    "drop_row_level_security_sql",
+    "enable_row_level_security",
     "quoted_identifier",
     "quoted_literal",
     "require_tenant",
+    "row_level_security_sql",
+    "rule_of",
     "scope_for",
     "tenancy_of",
     "tenant_value",
+    "verified",
+    "verify_parameters",
     "visible",
 ]
