@@ -43,6 +43,7 @@ _EXTRAS = {
     "cryptography": "encryption",
     "fastapi": "fastapi",
     "httpx": "demo",
+    "orjson": "redis",
     "psycopg": "pg",
     "redis": "redis",
     "rich": "cli",

@@ -7,14 +7,13 @@ disposed when that loop shuts down: a second ``asyncio.run`` never meets the fir
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 import weakref
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import event, text
 
+from dotmac.database._per_loop import PerLoop
 from dotmac.database.engine._connect import cut_off
 from dotmac.database.engine._create import create_async_engine, settings_from
 from dotmac.database.engine._read_only import read_only
@@ -22,15 +21,12 @@ from dotmac.database.engine._sessions import create_session_factory, with_async_
 from dotmac.database.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
     from sqlalchemy.pool import ConnectionPoolEntry
 
     from dotmac.database.engine._create import Source
-
-    _PerLoop = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, "_Parts"]
 
 _HEALTH_SECONDS = 5.0
 
@@ -53,8 +49,7 @@ class AsyncDatabase:
     def __init__(self, url: Source = None, **engine_arguments: Any) -> None:
         self.settings = settings_from(url)
         self._arguments = engine_arguments
-        self._lock = threading.Lock()
-        self._per_loop: _PerLoop = weakref.WeakKeyDictionary()
+        self._per_loop: PerLoop[_Parts] = PerLoop(lambda: _Parts(self))
 
     def __repr__(self) -> str:
         return f"AsyncDatabase({self.settings.address!r})"
@@ -109,10 +104,7 @@ class AsyncDatabase:
 
     async def dispose(self) -> None:
         """Close the running loop's pooled connections. The next use starts a fresh pool."""
-        with self._lock:
-            parts = self._per_loop.pop(asyncio.get_running_loop(), None)
-        if parts is not None:
-            await parts.dispose()
+        await self._per_loop.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,20 +114,12 @@ class AsyncDatabase:
 
     def _current(self) -> _Parts:
         try:
-            loop = asyncio.get_running_loop()
+            return self._per_loop.current()
         except RuntimeError:
             raise ConfigurationError(
                 "AsyncDatabase needs a running event loop: its connections belong to one. Use it inside "
                 "asyncio.run(…), or use Database for blocking code."
             ) from None
-        parts = self._per_loop.get(loop)
-        if parts is None:
-            with self._lock:
-                for ended in [known for known in self._per_loop if known.is_closed()]:
-                    self._per_loop.pop(ended).abandon()
-                parts = self._per_loop[loop] = _Parts(self)
-                parts.dispose_with(loop, self._per_loop)
-        return parts
 
 
 class _Parts:
@@ -151,34 +135,11 @@ class _Parts:
         self._entries: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
         for engine in {self.engine, self.read_engine}:
             event.listen(engine.sync_engine, "connect", self._remember)
-        self._at_shutdown: AsyncGenerator[None, None] | None = None
 
     def _remember(self, _connection: object, entry: ConnectionPoolEntry) -> None:
         self._entries.add(entry)
 
-    def dispose_with(self, loop: asyncio.AbstractEventLoop, known: _PerLoop) -> None:
-        """Dispose when ``loop`` shuts down.
-
-        A loop closes its suspended async generators before it ends, while it can still close connections
-        (PEP 525). Starting one, up to its yield, needs no await.
-        """
-
-        async def wait_for_shutdown() -> AsyncGenerator[None, None]:
-            try:
-                yield
-            finally:
-                known.pop(loop, None)
-                await self._close()
-
-        self._at_shutdown = wait_for_shutdown()
-        with suppress(StopIteration):
-            self._at_shutdown.asend(None).send(None)
-
-    async def dispose(self) -> None:
-        if self._at_shutdown is not None:
-            await self._at_shutdown.aclose()
-
-    async def _close(self) -> None:
+    async def close(self) -> None:
         await self.engine.dispose()
         if self.read_engine is not self.engine:
             await self.read_engine.dispose()

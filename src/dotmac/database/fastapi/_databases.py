@@ -7,6 +7,7 @@ at hand finds it through `RequestContextMiddleware`, or because one application 
 from __future__ import annotations
 
 import asyncio
+import sys
 import weakref
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -45,8 +46,9 @@ def database_lifespan(
 ) -> Lifespan:
     """A lifespan that gives an application its database and disposes it when the application stops.
 
-    Without arguments it is the process-wide one. Nothing connects at start-up. In a lifespan of your own, enter it
-    around the rest: ``async with database_lifespan(database)(app): yield``.
+    The connections of `get_redis_client` are closed with it. Without arguments it is the process-wide one. Nothing
+    connects at start-up. In a lifespan of your own, enter it around the rest:
+    ``async with database_lifespan(database)(app): yield``.
 
     Raises:
         TypeError: Both a database and settings are given.
@@ -70,12 +72,20 @@ def database_lifespan(
             else:
                 set_database(app, outer)
             await chosen.dispose()
+            await _close_redis_client()
 
     return run
 
 
 lifespan = database_lifespan()
 """``FastAPI(lifespan=lifespan)``: the process-wide database, disposed when the application stops."""
+
+
+async def _close_redis_client() -> None:
+    """Close the running loop's connections of the process-wide Redis client, if caching is used at all."""
+    caching = sys.modules.get("dotmac.database.caching")
+    if caching is not None:
+        await caching.close_redis_client()
 
 
 def database_of(app: Any) -> AsyncDatabase | None:

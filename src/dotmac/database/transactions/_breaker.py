@@ -52,8 +52,9 @@ class CircuitBreaker:
         minimum_calls: It does not open before this many calls; default: ``failure_threshold``.
         name: Names it in errors and logs.
         clock: Seconds, monotonic.
+        counts: Which errors are failures of the server; default: what `classify` calls a connectivity failure.
 
-    Only what `classify` calls a connectivity failure counts. Other errors and cancellations are neither failures nor
+    Other errors and cancellations are neither failures nor
     successes; when one ends the call that tries, the next call may try.
 
     Example:
@@ -77,6 +78,7 @@ class CircuitBreaker:
         minimum_calls: int | None = None,
         name: str = "database",
         clock: Callable[[], float] = time.monotonic,
+        counts: Callable[[BaseException], bool] | None = None,
     ) -> None:
         window = 2 * failure_threshold if window_calls is None else window_calls
         minimum = failure_threshold if minimum_calls is None else minimum_calls
@@ -101,6 +103,7 @@ class CircuitBreaker:
         self._window_seconds = window_seconds
         self._minimum = minimum
         self._clock = clock
+        self._counts = counts or _is_lost_connection
         self._lock = threading.Lock()
         # When each of the last calls failed, or _SUCCESS; appending is atomic, so success takes no lock.
         self._calls: deque[float] = deque(maxlen=window)
@@ -230,7 +233,7 @@ class CircuitBreaker:
                 self._close()
 
     def _failed(self, generation: int, error: BaseException) -> None:
-        counts = classify(error).connectivity
+        counts = self._counts(error)
         with self._lock:
             if generation != self._generation:
                 return
@@ -263,6 +266,10 @@ class CircuitBreaker:
         self._is_trying = False
         self._generation += 1
         self._is_closed = True
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    return classify(error).connectivity
 
 
 class CircuitBreakers:

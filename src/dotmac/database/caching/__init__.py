@@ -1,0 +1,17 @@
+"""Caching on Redis: values that are never stale after an invalidation, loaded once for everybody, apart for each tenant."""
+
+from __future__ import annotations
+
+from dotmac.database.caching._cache import MISSING, LoadToken, SmartCache
+from dotmac.database.caching._client import close_redis_client, get_redis_client, get_redis_pool
+from dotmac.database.caching._freshness import CachePolicy
+
+__all__ = [
+    "MISSING",
+    "CachePolicy",
+    "LoadToken",
+    "SmartCache",
+    "close_redis_client",
+    "get_redis_client",
+    "get_redis_pool",
+]
