@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dotmac.database.context import (
+        ContextExecutor,
         RequestContext,
         TenantId,
+        carry,
+        context_from_headers,
+        context_headers,
         current_context,
         unscoped,
+        unscoped_uses,
         use_context,
+        validated_tenant,
     )
     from dotmac.database.engine import (
         AsyncDatabase,
@@ -83,7 +89,8 @@ if TYPE_CHECKING:
     )
 
 _ROOMS = {
-    "context": "RequestContext TenantId current_context unscoped use_context",
+    "context": "ContextExecutor RequestContext TenantId carry context_from_headers context_headers current_context "
+    "unscoped unscoped_uses use_context validated_tenant",
     "engine": "AsyncDatabase Database create_async_engine create_engine create_session_factory "
     "get_async_db_connection get_session wait_until_ready wait_until_ready_sync with_async_session with_session",
     "fastapi": "get_db get_read_session get_write_session",
@@ -110,6 +117,7 @@ __all__ = [
     "BaseRepository",
     "BaseTenantRepository",
     "CircuitBreaker",
+    "ContextExecutor",
     "CountMode",
     "CursorPaginationParams",
     "CursorPaginationResult",
@@ -142,6 +150,9 @@ __all__ = [
     "TenantModel",
     "TransactionManager",
     "UTCDateTime",
+    "carry",
+    "context_from_headers",
+    "context_headers",
     "create_async_engine",
     "create_async_repository",
     "create_engine",
@@ -157,9 +168,11 @@ __all__ = [
     "tenant_foreign_key",
     "tenant_unique",
     "unscoped",
+    "unscoped_uses",
     "use_context",
     "utc_now",
     "uuid7",
+    "validated_tenant",
     "wait_until_ready",
     "wait_until_ready_sync",
     "with_async_session",

@@ -11,7 +11,8 @@
     │   └── DuplicateEntityError      ... because of a unique constraint
     ├── TenantError                   whose data it is, is unclear or wrong
     │   ├── MissingTenantError        a tenant model was used without a tenant
-    │   └── TenantMismatchError       data names another tenant than the one bound
+    │   ├── TenantMismatchError       data names another tenant than the one bound
+    │   └── InvalidContextError       a job's context headers are missing, damaged, stale or not ours
     ├── DatabaseUnavailableError      the server did not answer in time
     ├── ConnectionPoolError           a pool could not hand out a connection
     ├── CommitFailedError             COMMIT was refused; nothing was written
@@ -127,6 +128,18 @@ class TenantMismatchError(TenantError):
             f"it is filled in; or bind the other tenant first."
         )
         self.model = model
+
+
+class InvalidContextError(TenantError):
+    """The headers that should say for whom a job works cannot be trusted.
+
+    Attributes:
+        reason: ``"missing"``, ``"damaged"``, ``"version"``, ``"signature"`` or ``"age"``.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class DatabaseUnavailableError(DatabaseError):

@@ -1,23 +1,13 @@
-"""Who is asking: one immutable context, carried by a contextvar into tasks and threads, never by process-wide state.
-
-A context is bound with `use_context` and read with `current_context`. Work across tenants is only possible inside
-`unscoped`, which wants a reason and logs it.
-"""
+"""Who is asking: the values a context holds, and which text may name a tenant."""
 
 from __future__ import annotations
 
-import logging
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_logger = logging.getLogger("dotmac.database.tenancy")
+import re
+from dataclasses import dataclass, field
+from typing import Self
 
 _MAX_TENANT_ID_CHARS = 255
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:@+~=-]*[A-Za-z0-9=~+_-])?", re.ASCII)
 
 
 class TenantId(str):
@@ -50,6 +40,26 @@ class TenantId(str):
         return super().__new__(cls, text)
 
 
+def validated_tenant(value: object) -> TenantId:
+    """The tenant that a stranger's text names: what arrives in a header, a host name or a path.
+
+    Stricter than `TenantId`, which also takes the names that an application chose itself: ASCII letters and digits,
+    and between them ``. _ - : @ + ~ =``. No look-alike from another alphabet, quote, wildcard, slash or ``..`` passes.
+
+    Raises:
+        ValueError: The text is no such name; the message says what is wrong and does not repeat the text.
+    """
+    tenant = TenantId(value)
+    if not tenant.isascii():
+        raise ValueError("A tenant id from outside must be ASCII: letters of other alphabets look alike.")
+    if ".." in tenant or _PLAIN_NAME.fullmatch(tenant) is None:
+        raise ValueError(
+            "A tenant id from outside consists of letters, digits and . _ - : @ + ~ =, begins with a letter or digit "
+            "and holds no two dots in a row."
+        )
+    return tenant
+
+
 @dataclass(frozen=True, slots=True)
 class RequestContext:
     """On whose behalf work is done. Immutable; another tenant is another context.
@@ -59,14 +69,14 @@ class RequestContext:
         user_id: Who acts; goes to ``created_by`` and ``updated_by``.
         request_id: Which request; goes to ``request_id``.
         client_ip: Where the request came from.
-        unscoped_reason: Set by `unscoped` only: why this work may see every tenant.
+        unscoped_reason: Set by `unscoped` only, and no argument: why this work may see every tenant.
     """
 
     tenant_id: str | None = None
     user_id: str | None = None
     request_id: str | None = None
     client_ip: str | None = None
-    unscoped_reason: str | None = None
+    unscoped_reason: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.tenant_id is not None:
@@ -76,44 +86,3 @@ class RequestContext:
     def is_unscoped(self) -> bool:
         """True inside `unscoped`: tenant predicates are off, on purpose and on the record."""
         return self.unscoped_reason is not None
-
-
-_EMPTY = RequestContext()
-_current: ContextVar[RequestContext] = ContextVar("dotmac_database_context", default=_EMPTY)
-
-
-def current_context() -> RequestContext:
-    """The context in force here; an empty one where none is bound."""
-    return _current.get()
-
-
-@contextmanager
-def use_context(context: RequestContext) -> Iterator[RequestContext]:
-    """Bind ``context`` for the block; whatever was bound before is back afterwards, also after an error."""
-    token = _current.set(context)
-    try:
-        yield context
-    finally:
-        _current.reset(token)
-
-
-@contextmanager
-def unscoped(reason: str) -> Iterator[RequestContext]:
-    """Let the block see every tenant's rows. The only way out of tenancy: logged as a warning with its reason.
-
-    Raises:
-        ValueError: ``reason`` is blank.
-    """
-    if not reason.strip():
-        raise ValueError("unscoped() wants a reason: say why this work may see every tenant.")
-    outer = _current.get()
-    _logger.warning("Unscoped database work: %s", reason, extra={"unscoped_reason": reason})
-    with use_context(
-        RequestContext(
-            user_id=outer.user_id,
-            request_id=outer.request_id,
-            client_ip=outer.client_ip,
-            unscoped_reason=reason,
-        )
-    ) as context:
-        yield context
