@@ -250,7 +250,6 @@ def test_a_schema_of_its_own_is_found_by_search_path(connection):
     owner = sa.Table(
         "rls_accounts",
         sa.MetaData(),
-        *(column.copy() for column in ()),
         sa.Column("tenant_id", sa.Text),
         sa.Column("id", sa.Integer, primary_key=True),
     )

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dev": ("dotmac.database.cli.dev", "Keep a PostgreSQL and a Valkey running for development."),
     "init": ("dotmac.database.cli.init", "Create a new application from the template."),
     "prestart": ("dotmac.database.cli.prestart", "Wait until the database answers."),
+    "roles": ("dotmac.database.cli.roles", "Set up the owner's, the application's and other roles."),
 }
 
 # Modules whose absence means that an extra was not installed.

@@ -8,6 +8,13 @@ from dotmac.database.tenancy._policies import (
     enable_row_level_security,
     row_level_security_sql,
 )
+from dotmac.database.tenancy._roles import (
+    RoleFacts,
+    RolePlan,
+    RoleStatement,
+    role_facts,
+    role_statements,
+)
 from dotmac.database.tenancy._rules import PERMISSIVE_POLICY, RESTRICTIVE_POLICY, TenantRule, rule_of
 from dotmac.database.tenancy._scope import Scope, require_tenant, scope_for, tenant_value, visible
 from dotmac.database.tenancy._session_context import (
@@ -34,6 +41,9 @@ __all__ = [
     "Owner",
     "Placement",
     "PlacementResolver",
+    "RoleFacts",
+    "RolePlan",
+    "RoleStatement",
     "Scope",
     "TableTenancy",
     "TenantRule",
@@ -47,6 +57,8 @@ __all__ = [
     "quoted_identifier",
     "quoted_literal",
     "require_tenant",
+    "role_facts",
+    "role_statements",
     "row_level_security_sql",
     "rule_of",
     "scope_for",
