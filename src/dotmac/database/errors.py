@@ -12,7 +12,12 @@
     ├── TenantError                   whose data it is, is unclear or wrong
     │   ├── MissingTenantError        a tenant model was used without a tenant
     │   ├── TenantMismatchError       data names another tenant than the one bound
-    │   └── InvalidContextError       a job's context headers are missing, damaged, stale or not ours
+    │   ├── InvalidContextError       a job's context headers are missing, damaged, stale or not ours
+    │   ├── TenantNotFoundError       the directory knows no such tenant                 (also LookupError)
+    │   ├── TenantSuspendedError      the tenant is known and may not be served now
+    │   ├── TenantExistsError         the directory has a tenant of that id or slug
+    │   └── QuotaExceededError        a tenant has used up what it was given
+    ├── SchemaError                   a schema or database of a tenant cannot be named, made or dropped
     ├── DatabaseUnavailableError      the server did not answer in time
     ├── ConnectionPoolError           a pool could not hand out a connection
     ├── CommitFailedError             COMMIT was refused; nothing was written
@@ -140,6 +145,83 @@ class InvalidContextError(TenantError):
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class TenantNotFoundError(TenantError, LookupError):
+    """The directory knows no such tenant.
+
+    Attributes:
+        tenant: The id or slug that was asked for.
+    """
+
+    def __init__(self, tenant: str) -> None:
+        super().__init__(
+            f"There is no tenant {tenant!r} in the directory. `dotmac-db tenant list` shows those there are; "
+            f"`dotmac-db tenant create` makes one."
+        )
+        self.tenant = tenant
+
+
+class TenantSuspendedError(TenantError):
+    """The tenant is known and must not be served now: it is suspended, or not (or no longer) complete.
+
+    Attributes:
+        tenant: Its id.
+        status: ``"suspended"``, or ``"incomplete"``: it is being made or dropped, or one of these was cut short.
+    """
+
+    def __init__(self, tenant: str, status: str = "suspended") -> None:
+        remedy = (
+            "`resume` it first."
+            if status == "suspended"
+            else "It is being made or dropped; if that was cut short, `drop` clears away what is left."
+        )
+        super().__init__(f"The tenant {tenant!r} is {status}. {remedy}")
+        self.tenant = tenant
+        self.status = status
+
+
+class TenantExistsError(TenantError):
+    """The directory has a tenant of that id, slug or schema already.
+
+    Attributes:
+        tenant: The id or slug that is taken.
+    """
+
+    def __init__(self, message: str, *, tenant: str) -> None:
+        super().__init__(message)
+        self.tenant = tenant
+
+
+class QuotaExceededError(TenantError):
+    """A tenant has used up what its quotas give it; other tenants are not concerned.
+
+    Attributes:
+        tenant: Its id.
+        quota: ``"connections"`` or ``"rows"``.
+        limit: How much the quota gives.
+        table: The table, if the quota is one of rows.
+    """
+
+    def __init__(self, *, tenant: str, quota: str, limit: int, table: str | None = None, hint: str) -> None:
+        what = f"{limit} rows of {table}" if table is not None else f"{limit} {quota}"
+        super().__init__(f"The tenant {tenant!r} has used up its quota of {what}. {hint}")
+        self.tenant = tenant
+        self.quota = quota
+        self.limit = limit
+        self.table = table
+
+
+class SchemaError(DatabaseError):
+    """A schema or database of a tenant cannot be named, made, found or dropped; nothing was changed.
+
+    Attributes:
+        schema: Its name, if it has one that may be shown.
+    """
+
+    def __init__(self, message: str, *, schema: str | None = None) -> None:
+        super().__init__(message)
+        self.schema = schema
 
 
 class DatabaseUnavailableError(DatabaseError):

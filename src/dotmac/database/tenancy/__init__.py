@@ -1,5 +1,10 @@
 """Whose rows are whose: where they live, what a session is bound to, and what follows from it."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from dotmac.database.tenancy._binding import SESSION_KEY, bound_context
 from dotmac.database.tenancy._placement import IsolationMode, Placement, PlacementResolver
 from dotmac.database.tenancy._policies import (
@@ -31,22 +36,42 @@ from dotmac.database.tenancy._verified import (
     verify_parameters,
 )
 
+if TYPE_CHECKING:
+    from dotmac.database.tenancy._directory import TenantDirectory
+    from dotmac.database.tenancy._directory_options import DirectoryOptions
+    from dotmac.database.tenancy._quotas import Quotas
+    from dotmac.database.tenancy._tenant import Tenant, TenantStatus
+
+# What only few programs need, imported on first use.
+_LAZY = {
+    "DirectoryOptions": "_directory_options",
+    "Quotas": "_quotas",
+    "Tenant": "_tenant",
+    "TenantDirectory": "_directory",
+    "TenantStatus": "_tenant",
+}
+
 __all__ = [
     "PERMISSIVE_POLICY",
     "RESTRICTIVE_POLICY",
     "SESSION_KEY",
     "TENANT_SETTING",
     "VERIFY_SQL",
+    "DirectoryOptions",
     "IsolationMode",
     "Owner",
     "Placement",
     "PlacementResolver",
+    "Quotas",
     "RoleFacts",
     "RolePlan",
     "RoleStatement",
     "Scope",
     "TableTenancy",
+    "Tenant",
+    "TenantDirectory",
     "TenantRule",
+    "TenantStatus",
     "begin_sql",
     "bound_by_the_server",
     "bound_context",
@@ -68,3 +93,11 @@ __all__ = [
     "verify_parameters",
     "visible",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value

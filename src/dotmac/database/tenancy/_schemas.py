@@ -1,0 +1,179 @@
+"""Make a tenant's schema and drop it again: only what the directory made itself, and nothing else with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from dotmac.database.errors import ConfigurationError, DatabaseError, SchemaError
+from dotmac.database.tenancy._provisioning import (
+    Access,
+    ownership_mark,
+    render_tables,
+    schema_script,
+    tenant_tables,
+)
+from dotmac.database.tenancy._script import message_of, send_script, sqlstate_of
+from dotmac.database.tenancy._session_context import quoted_identifier
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+    from dotmac.database.tenancy._directory_core import NewTenant
+    from dotmac.database.tenancy._directory_options import DirectoryOptions
+    from dotmac.database.tenancy._tenant import Tenant
+
+_DUPLICATE_SCHEMA = "42P06"
+_DUPLICATE_OBJECT = "42710"
+_VERSION_WITH_SET_OPTION = (16, 0)
+
+# Tables of other tenants' names in the shared schema would answer where a tenant's own table is missing.
+_SHADOWED_SQL = text(
+    "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident(:shared)) AND relname = ANY(:names) "
+    "AND relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY relname"
+)
+_COMMENT_SQL = text(
+    "SELECT obj_description(oid, 'pg_namespace') AS mark FROM pg_namespace WHERE nspname = :schema"
+)
+# What lies elsewhere and would go, or lose a constraint, with the schema.
+_DEPENDENTS_SQL = text(
+    """
+    SELECT DISTINCT c.relnamespace::regnamespace || '.' || quote_ident(c.relname) AS name
+    FROM pg_class inner_class
+    JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = inner_class.oid
+    LEFT JOIN pg_constraint k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
+    LEFT JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+    JOIN pg_class c ON c.oid = COALESCE(k.conrelid, w.ev_class)
+    WHERE inner_class.relnamespace = to_regnamespace(quote_ident(:schema))
+      AND c.relnamespace <> inner_class.relnamespace
+    ORDER BY name
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedTables:
+    """The statements that make a tenant's tables, the same for every tenant.
+
+    Attributes:
+        names: The tables' names.
+        statements: What makes them.
+    """
+
+    names: tuple[str, ...]
+    statements: tuple[str, ...]
+
+    @classmethod
+    def of(cls, options: DirectoryOptions) -> RenderedTables:
+        """Render what ``options`` give each tenant.
+
+        Raises:
+            SchemaError: A table cannot be one per schema.
+        """
+        if options.metadata is None:
+            return cls((), ())
+        tables = tenant_tables(options.metadata, options.tables)
+        statements = render_tables(options.metadata, tables)
+        return cls(tuple(table.name for table in tables), tuple(statements))
+
+
+def make_schema(
+    connection: Connection,
+    new: NewTenant,
+    options: DirectoryOptions,
+    *,
+    body: RenderedTables,
+    version: Sequence[str],
+) -> None:
+    """Make the schema of ``new`` with its tables and rights, as one message in the connection's transaction.
+
+    Raises:
+        SchemaError: It exists, or cannot be made.
+    """
+    assert new.schema is not None  # noqa: S101 - mode SCHEMA
+    access = Access(
+        application_role=options.application_role,
+        role=new.role,
+        shared_role=options.shared_role,
+        has_set_option=(connection.dialect.server_version_info or (0,)) >= _VERSION_WITH_SET_OPTION,
+    )
+    _refuse_inheritance(connection, access)
+    if options.shared_schema is not None and body.names:
+        _refuse_shadows(connection, options.shared_schema, body.names)
+    script = schema_script(new.schema, new.id, options.shared_schema, body.statements, version, access)
+    try:
+        send_script(connection, script)
+    except DatabaseError:
+        raise
+    except Exception as error:
+        state = sqlstate_of(error)
+        if state is None:
+            raise
+        if state == _DUPLICATE_SCHEMA:
+            raise SchemaError(
+                f"The schema {new.schema} exists already and the directory did not make it; it is never taken over. Choose "
+                f"another with schema=, or, if it is this tenant's, `register` the tenant.",
+                schema=new.schema,
+            ) from error
+        raise SchemaError(
+            f"The schema {new.schema} could not be made ({state}: {message_of(error)}). Nothing was changed.",
+            schema=new.schema,
+        ) from error
+
+
+def drop_schema(connection: Connection, tenant: Tenant) -> None:
+    """Drop the schema of ``tenant`` and all that is in it, in the connection's transaction.
+
+    Raises:
+        SchemaError: The directory did not make it, or something elsewhere depends on it.
+    """
+    assert tenant.schema is not None  # noqa: S101 - mode SCHEMA
+    mark = connection.execute(_COMMENT_SQL, {"schema": tenant.schema}).one_or_none()
+    if mark is None:
+        return  # somebody dropped it by hand
+    if mark.mark != ownership_mark(tenant.id):
+        raise SchemaError(
+            f"The schema {tenant.schema} does not carry the mark of this tenant (its comment): somebody replaced it. It is "
+            f"not dropped. Remove the tenant alone with keep_data=True.",
+            schema=tenant.schema,
+        )
+    others = list(connection.execute(_DEPENDENTS_SQL, {"schema": tenant.schema}).scalars())
+    if others:
+        raise SchemaError(
+            f"Outside the schema {tenant.schema}, {', '.join(others[:5])} depends on it. Nothing was dropped; drop that, or "
+            f"its reference, first.",
+            schema=tenant.schema,
+        )
+    statements = [f"DROP SCHEMA {quoted_identifier(tenant.schema)} CASCADE"]
+    if tenant.role is not None:
+        role = quoted_identifier(tenant.role)
+        statements += [f"DROP OWNED BY {role}", f"DROP ROLE {role}"]
+    send_script(connection, statements)
+
+
+def _refuse_shadows(connection: Connection, shared: str, names: Sequence[str]) -> None:
+    found = list(connection.execute(_SHADOWED_SQL, {"shared": shared, "names": list(names)}).scalars())
+    if found:
+        raise SchemaError(
+            f"The shared schema {shared} holds tables that every tenant is to have for itself: {', '.join(found[:5])}. A "
+            f"tenant that lacks one would read that one. Drop or rename them, or name another shared_schema.",
+            schema=shared,
+        )
+
+
+def _refuse_inheritance(connection: Connection, access: Access) -> None:
+    """Before version 16 a membership inherits or not as the member says, for all its memberships."""
+    if access.role is None or access.application_role is None or access.has_set_option:
+        return
+    inherits = connection.execute(
+        text("SELECT rolinherit FROM pg_roles WHERE rolname = :role"), {"role": access.application_role}
+    ).scalar()
+    if inherits:
+        raise ConfigurationError(
+            f"With a role per tenant, the role {access.application_role} would have the rights of all of them at once. On "
+            f"PostgreSQL before 16, say ALTER ROLE {access.application_role} NOINHERIT first."
+        )
