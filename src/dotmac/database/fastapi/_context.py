@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Header, HTTPException, WebSocketException
 from fastapi.requests import HTTPConnection
 
-from dotmac.database.context import RequestContext, TenantId, current_context, use_context
+from dotmac.database.context import RequestContext, current_context, use_context
 from dotmac.database.errors import ConfigurationError
 from dotmac.database.fastapi._databases import database_of, request_database
-from dotmac.database.fastapi._problems import problem_response
+from dotmac.database.fastapi._refusals import answer_refusal, refusal
 from dotmac.database.fastapi._sessions import SESSIONS
+from dotmac.database.fastapi._tenant_sources import HeaderTenant, Resolver, header_tenant, resolved
 from dotmac.database.tenancy import SESSION_KEY
 
 if TYPE_CHECKING:
@@ -28,34 +28,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-Resolver = Callable[[HTTPConnection], "str | Awaitable[str | None] | None"]
-"""Finds a tenant or a user in a request: plain (and quick) or async; None where there is none."""
-
 _REQUEST_ID = "X-Request-ID"
 _MAX_ID_CHARS = 255
-_POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
-
-
-@dataclass(frozen=True, slots=True)
-class _HeaderTenant:
-    name: str
-
-    def __call__(self, connection: HTTPConnection) -> str | None:
-        values = connection.headers.getlist(self.name)
-        if len(values) > 1:
-            raise _refusal(connection, 400, f"The header {self.name} is given {len(values)} times.")
-        return values[0] if values else None
-
-
-def header_tenant(name: str = "X-Tenant-ID") -> Resolver:
-    """A resolver that reads the tenant from a header; a header that is given twice is refused.
-
-    Whoever can reach the application can set a header: use it behind a gateway that does, or next to authentication
-    that checks the tenant against the user.
-    """
-    return _HeaderTenant(name)
-
-
 _FROM_HEADER = header_tenant()
 
 
@@ -64,7 +38,7 @@ class RequestContextMiddleware:
 
     ``app.add_middleware(RequestContextMiddleware, resolve_tenant=…, resolve_user=…)``. A request without a tenant
     passes: tenant models then refuse, and so does `RequestContextDependency`. A malformed tenant or user is answered
-    with 400, or by closing the WebSocket. A resolver may raise ``HTTPException`` to refuse by itself.
+    with 400, or by closing the WebSocket; nothing of the application runs. A resolver may raise ``HTTPException`` to refuse by itself.
     The request's id comes from ``X-Request-ID``, or is made, and goes back in the response.
     """
 
@@ -82,8 +56,8 @@ class RequestContextMiddleware:
             return
         try:
             context = await _read_context(HTTPConnection(scope), self._resolve_tenant, self._resolve_user)
-        except (HTTPException, WebSocketException) as refusal:
-            await _refuse(refusal, scope, receive, send)
+        except (HTTPException, WebSocketException) as error:
+            await answer_refusal(error, scope, receive, send)
             return
         request_id = (context.request_id or "").encode()
 
@@ -140,7 +114,7 @@ class RequestContextDependency:
         asked = await _read_context(connection, self._resolve_tenant, self._resolve_user)
         context = self._agreed(connection, current_context(), asked)
         if self._required and context.tenant_id is None:
-            raise _refusal(connection, self._missing_status, _missing(self._resolve_tenant))
+            raise refusal(connection, self._missing_status, _missing(self._resolve_tenant))
         for session in connection.scope.get(SESSIONS, ()):
             _bind(session, context)
         with use_context(context):
@@ -149,7 +123,7 @@ class RequestContextDependency:
     @staticmethod
     def _agreed(connection: HTTPConnection, outer: RequestContext, asked: RequestContext) -> RequestContext:
         if outer.tenant_id is not None and asked.tenant_id not in {None, outer.tenant_id}:
-            raise _refusal(connection, 403, "The request names another tenant than the one it belongs to.")
+            raise refusal(connection, 403, "The request names another tenant than the one it belongs to.")
         return replace(
             asked,
             tenant_id=outer.tenant_id or asked.tenant_id,
@@ -163,22 +137,11 @@ async def _read_context(
 ) -> RequestContext:
     client = connection.client
     return RequestContext(
-        tenant_id=await _resolved(connection, "tenant", resolve_tenant),
-        user_id=await _resolved(connection, "user", resolve_user) if resolve_user is not None else None,
+        tenant_id=await resolved(connection, "tenant", resolve_tenant),
+        user_id=await resolved(connection, "user", resolve_user) if resolve_user is not None else None,
         request_id=_request_id(connection.headers.get(_REQUEST_ID)),
         client_ip=client.host if client is not None else None,
     )
-
-
-async def _resolved(connection: HTTPConnection, what: str, resolve: Resolver) -> str | None:
-    found = resolve(connection)
-    value = await found if inspect.isawaitable(found) else found
-    if value is None:
-        return None
-    try:
-        return TenantId(value)
-    except ValueError as error:
-        raise _refusal(connection, 400, str(error).replace("tenant", what)) from None
 
 
 def _request_id(given: str | None) -> str:
@@ -204,39 +167,19 @@ def _documented(resolve: Resolver) -> inspect.Signature:
     """What FastAPI sees: the connection, and for its documentation the header."""
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter("connection", keyword, annotation=HTTPConnection)]
-    if isinstance(resolve, _HeaderTenant):
+    if isinstance(resolve, HeaderTenant):
         header = Annotated[str | None, Header(alias=resolve.name, description="The tenant.")]
         parameters.append(inspect.Parameter("tenant", keyword, default=None, annotation=header))
     return inspect.Signature(parameters)
 
 
 def _missing(resolve: Resolver) -> str:
-    where = f" Name it in the header {resolve.name}." if isinstance(resolve, _HeaderTenant) else ""
+    where = f" Name it in the header {resolve.name}." if isinstance(resolve, HeaderTenant) else ""
     return f"The request names no tenant.{where}"
-
-
-def _refusal(connection: HTTPConnection, status: int, detail: str) -> HTTPException | WebSocketException:
-    if connection.scope["type"] == "websocket":
-        return WebSocketException(_POLICY_VIOLATION, detail)
-    return HTTPException(status, detail)
-
-
-async def _refuse(
-    refusal: HTTPException | WebSocketException, scope: Scope, receive: Receive, send: Send
-) -> None:
-    """Answer by ourselves: outside the application's routes nobody turns these exceptions into an answer."""
-    if scope["type"] == "websocket":
-        await receive()
-        reason = refusal.reason if isinstance(refusal, WebSocketException) else str(refusal.detail)
-        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": reason})
-        return
-    if isinstance(refusal, WebSocketException):
-        refusal = HTTPException(400, refusal.reason)
-    response = problem_response(
-        refusal.status_code, str(refusal.detail), code="request_context", headers=refusal.headers
-    )
-    await response(scope, receive, send)
 
 
 tenant_from_request = RequestContextDependency()
 """``Depends(tenant_from_request)``: the tenant is in the header ``X-Tenant-ID``, and is required."""
+
+require_tenant = RequestContextDependency(lambda _connection: None)
+"""``Depends(require_tenant)``: the tenant that `RequestContextMiddleware` found, wherever it was; without one, 400."""

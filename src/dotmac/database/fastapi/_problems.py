@@ -8,6 +8,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -18,6 +19,7 @@ from dotmac.database.errors import (
     DatabaseUnavailableError,
     DuplicateEntityError,
     EntityNotFoundError,
+    InvalidContextError,
     InvalidCursorError,
     MissingTenantError,
     TenantMismatchError,
@@ -40,10 +42,18 @@ _STATUS: Final[dict[type[Exception], tuple[HTTPStatus, str]]] = {
     DuplicateEntityError: (HTTPStatus.CONFLICT, "duplicate"),
     MissingTenantError: (HTTPStatus.BAD_REQUEST, "missing_tenant"),
     TenantMismatchError: (HTTPStatus.FORBIDDEN, "tenant_mismatch"),
+    InvalidContextError: (HTTPStatus.UNAUTHORIZED, "invalid_context"),
     DatabaseUnavailableError: (HTTPStatus.SERVICE_UNAVAILABLE, "database_unavailable"),
     ConnectionPoolError: (HTTPStatus.SERVICE_UNAVAILABLE, "database_busy"),
     PoolTimeoutError: (HTTPStatus.SERVICE_UNAVAILABLE, "database_busy"),
 }
+
+
+class RequestRefusedError(HTTPException):
+    """A request whose tenant or user is missing, malformed, given twice or contradicted.
+
+    `install_error_handlers` answers it with problem details, FastAPI alone with its usual ``{"detail": …}``.
+    """
 
 
 def install_error_handlers(app: FastAPI, *, retry_after_seconds: int = 1) -> None:
@@ -55,6 +65,8 @@ def install_error_handlers(app: FastAPI, *, retry_after_seconds: int = 1) -> Non
     `DuplicateEntityError`, `ConstraintViolationError`         409
     `MissingTenantError`                                       400
     `TenantMismatchError`                                      403
+    `InvalidContextError`                                      401
+    `RequestRefusedError` (of the tenant dependencies)         its own
     `DatabaseUnavailableError`, `ConnectionPoolError`,         503
     SQLAlchemy's pool timeout
     ========================================================  ======
@@ -75,8 +87,13 @@ def install_error_handlers(app: FastAPI, *, retry_after_seconds: int = 1) -> Non
             constraint=getattr(error, "constraint", None),
         )
 
+    def answer_refusal(_request: Request, error: Exception) -> JSONResponse:
+        status, detail = getattr(error, "status_code", 400), getattr(error, "detail", "")
+        return problem_response(status, str(detail), code="request_context")
+
     for kind in _STATUS:
         app.add_exception_handler(kind, answer)
+    app.add_exception_handler(RequestRefusedError, answer_refusal)
 
 
 def problem_response(
@@ -106,6 +123,7 @@ def _detail(error: Exception, code: str) -> str:
         "duplicate": f"A {model} with these values exists already.",
         "missing_tenant": "The request names no tenant.",
         "tenant_mismatch": "The request names another tenant than the one it belongs to.",
+        "invalid_context": "The request does not say in a trustworthy way for whom it works.",
         "database_unavailable": "The database does not answer. Try again later.",
         "database_busy": "The database is busy. Try again later.",
     }[code]
