@@ -22,6 +22,20 @@ TABLE = [
     ),
     (errors.MissingTenantError("Task"), 400, "missing_tenant"),
     (errors.TenantMismatchError("Task"), 403, "tenant_mismatch"),
+    (errors.InvalidContextError("s3cret", reason="signature"), 401, "invalid_context"),
+    (errors.TenantNotFoundError("s3cret"), 404, "tenant_not_found"),
+    (errors.TenantSuspendedError("s3cret"), 403, "tenant_suspended"),
+    (errors.TenantExistsError("s3cret", tenant="s3cret"), 409, "tenant_exists"),
+    (
+        errors.QuotaExceededError(tenant="s3cret", quota="rows", limit=9, table="tasks", hint=""),
+        403,
+        "quota_exceeded",
+    ),
+    (
+        errors.QuotaExceededError(tenant="s3cret", quota="connections", limit=9, hint=""),
+        429,
+        "quota_exceeded",
+    ),
     (
         errors.DatabaseUnavailableError("s3cret host", waited_seconds=1, attempts=2),
         503,
@@ -46,14 +60,16 @@ async def _answer_to(error: Exception) -> httpx.Response:
         return await client.get("/", headers={"X-Request-ID": "r-1"})
 
 
-@pytest.mark.parametrize(("error", "status", "code"), TABLE, ids=[code for *_, code in TABLE])
+@pytest.mark.parametrize(
+    ("error", "status", "code"), TABLE, ids=[f"{code}-{status}" for _, status, code in TABLE]
+)
 async def test_each_error_has_its_status_and_problem_body(error, status, code):
     answer = await _answer_to(error)
     body = answer.json()
     assert answer.status_code == body["status"] == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert (body["type"], body["code"], body["request_id"]) == ("about:blank", code, "r-1")
-    assert answer.headers.get("Retry-After") == ("7" if status == 503 else None)
+    assert answer.headers.get("Retry-After") == ("7" if status in {429, 503} else None)
     assert "s3cret" not in answer.text
 
 

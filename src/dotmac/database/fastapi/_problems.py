@@ -22,7 +22,11 @@ from dotmac.database.errors import (
     InvalidContextError,
     InvalidCursorError,
     MissingTenantError,
+    QuotaExceededError,
+    TenantExistsError,
     TenantMismatchError,
+    TenantNotFoundError,
+    TenantSuspendedError,
     ValidationError,
 )
 
@@ -43,6 +47,10 @@ _STATUS: Final[dict[type[Exception], tuple[HTTPStatus, str]]] = {
     MissingTenantError: (HTTPStatus.BAD_REQUEST, "missing_tenant"),
     TenantMismatchError: (HTTPStatus.FORBIDDEN, "tenant_mismatch"),
     InvalidContextError: (HTTPStatus.UNAUTHORIZED, "invalid_context"),
+    TenantNotFoundError: (HTTPStatus.NOT_FOUND, "tenant_not_found"),
+    TenantSuspendedError: (HTTPStatus.FORBIDDEN, "tenant_suspended"),
+    TenantExistsError: (HTTPStatus.CONFLICT, "tenant_exists"),
+    QuotaExceededError: (HTTPStatus.FORBIDDEN, "quota_exceeded"),
     DatabaseUnavailableError: (HTTPStatus.SERVICE_UNAVAILABLE, "database_unavailable"),
     ConnectionPoolError: (HTTPStatus.SERVICE_UNAVAILABLE, "database_busy"),
     PoolTimeoutError: (HTTPStatus.SERVICE_UNAVAILABLE, "database_busy"),
@@ -63,25 +71,30 @@ def install_error_handlers(app: FastAPI, *, retry_after_seconds: int = 1) -> Non
     `ValidationError`, `InvalidCursorError`                    422
     `EntityNotFoundError`                                      404
     `DuplicateEntityError`, `ConstraintViolationError`         409
+    `TenantExistsError`                                        409
     `MissingTenantError`                                       400
-    `TenantMismatchError`                                      403
     `InvalidContextError`                                      401
+    `TenantMismatchError`, `TenantSuspendedError`,             403
+    `QuotaExceededError`
+    `TenantNotFoundError`                                      404
     `RequestRefusedError` (of the tenant dependencies)         its own
     `DatabaseUnavailableError`, `ConnectionPoolError`,         503
     SQLAlchemy's pool timeout
     ========================================================  ======
 
-    A 503 carries ``Retry-After: retry_after_seconds``. Anything else stays a 500.
+    A quota of connections is 429. That and a 503 carry ``Retry-After: retry_after_seconds``. Anything else stays a 500.
     """
 
     def answer(_request: Request, error: Exception) -> JSONResponse:
         status, code = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
-        unavailable = status is HTTPStatus.SERVICE_UNAVAILABLE
+        if getattr(error, "quota", None) == "connections":  # free again in a moment; rows are not
+            status = HTTPStatus.TOO_MANY_REQUESTS
+        is_passing = status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}
         return problem_response(
             status,
             _detail(error, code),
             code=code,
-            headers={"Retry-After": str(retry_after_seconds)} if unavailable else None,
+            headers={"Retry-After": str(retry_after_seconds)} if is_passing else None,
             model=getattr(error, "model", None),
             field=getattr(error, "field", None),
             constraint=getattr(error, "constraint", None),
@@ -123,6 +136,10 @@ def _detail(error: Exception, code: str) -> str:
         "duplicate": f"A {model} with these values exists already.",
         "missing_tenant": "The request names no tenant.",
         "tenant_mismatch": "The request names another tenant than the one it belongs to.",
+        "tenant_not_found": "There is no such tenant.",
+        "tenant_suspended": "The tenant is not served at present.",
+        "tenant_exists": "A tenant with this name exists already.",
+        "quota_exceeded": "A quota of the tenant is used up.",
         "invalid_context": "The request does not say in a trustworthy way for whom it works.",
         "database_unavailable": "The database does not answer. Try again later.",
         "database_busy": "The database is busy. Try again later.",

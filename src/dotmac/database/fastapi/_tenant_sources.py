@@ -18,7 +18,6 @@ from fastapi.requests import HTTPConnection
 from dotmac.database.context import TenantId, validated_tenant
 from dotmac.database.fastapi._refusals import refusal
 
-
 Name: TypeAlias = str | int | UUID
 Resolver = Callable[[HTTPConnection], "Name | Awaitable[Name | None] | None"]
 """Finds a tenant or a user in a request: plain (and quick) or async; None where there is none."""
