@@ -15,6 +15,7 @@ from dotmac.database.caching._freshness import CachePolicy, Duration, Worth, lif
 from dotmac.database.caching._keys import Scope, key_text, pattern_text
 from dotmac.database.caching._link import LinkedServer, linked
 from dotmac.database.caching._loading import Loading, Request
+from dotmac.database.caching._memory import Memory
 from dotmac.database.caching._models import Models
 from dotmac.database.caching._statistics import Counters
 from dotmac.database.caching._store import Store
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from dotmac.database.caching._envelope import Entry
     from dotmac.database.caching._link import Link
-    from dotmac.database.caching._loading import Loader
 
 Tenancy = Literal["context", "required", "shared"]
 Key = str | tuple[Any, ...]
@@ -133,6 +133,8 @@ class SmartCache:
         self._tenancy = tenancy
         self._tenant: str | None = None
         self._is_bound = False
+        self._has_memory = self.policy.memory_seconds > 0
+        self._identity = object()
         self._prefix = prefix
         self._client = client
         self._server: LinkedServer | None = None
@@ -156,8 +158,14 @@ class SmartCache:
             ValidationError: The key is empty or cannot be a key.
             MissingTenantError: The cache requires a tenant and none is bound.
         """
-        space, text = self._space(), key_text(key)
-        entry = await self._read(space, text)
+        space, text, link = self._space(), key_text(key), self._link()
+        if self._has_memory and (copy := self._copy(link, space, text)) is not MISSING:
+            return copy
+        try:
+            entry = await self._read(link, space, text)
+        except CacheUnavailableError:
+            space.counters.errors += 1
+            entry = None
         return self._fresh(space, entry, default)
 
     async def set(self, *key_and_value: Any, ttl: Duration | None = None, tags: Sequence[str] = ()) -> bool:
@@ -182,7 +190,9 @@ class SmartCache:
         try:
             if link.debts:
                 await link.settle()
-            await self._store.write(link.exchange, space.scope, text, form, body, life, tuple(tags))
+            mark = await self._store.write(link.exchange, space.scope, text, form, body, life, tuple(tags))
+            if mark or self._has_memory:
+                await self._announce(link, space, [text], mark)
         except CacheUnavailableError:
             # What was there before must not come back with Redis.
             self._failed(link, space, [text])
@@ -211,13 +221,21 @@ class SmartCache:
         space, text = self._space(), key_text(tuple(parts))
         seconds = self.ttl if ttl is None else seconds_of(ttl, "ttl")
         link = self._link()
-        if link.debts:
-            try:
-                await link.settle()
-            except CacheUnavailableError:
-                space.counters.errors += 1
-                return await self._loading.load_alone(self._request(space, text, loader, seconds, tags))
-        return await self._loading.get(link, self._request(space, text, loader, seconds, tags))
+        if self._has_memory and (copy := self._copy(link, space, text)) is not MISSING:
+            return copy
+        return await self._loading.get(
+            link,
+            Request(
+                space.scope,
+                text,
+                loader,
+                seconds,
+                tuple(tags),
+                space.counters,
+                read=lambda: self._read(link, space, text),
+                last_known=lambda: self._last_known(link, space, text),
+            ),
+        )
 
     async def get_many(self, keys: Iterable[Key]) -> dict[Any, Any]:
         """The values that are cached and fresh, by the keys as they were given. One round trip."""
@@ -259,7 +277,8 @@ class SmartCache:
         try:
             if link.debts:
                 await link.settle()
-            await self._store.write_many(link.exchange, space.scope, entries)
+            mark = await self._store.write_many(link.exchange, space.scope, entries)
+            await self._announce(link, space, [text for text, *_ in entries], mark)
         except CacheUnavailableError:
             self._failed(link, space, [text for text, *_ in entries])
             return False
@@ -283,7 +302,8 @@ class SmartCache:
         try:
             if link.debts:
                 await link.settle()
-            gone, _ = await self._store.delete(link.exchange, space.scope, texts)
+            gone, mark = await self._store.delete(link.exchange, space.scope, texts)
+            await self._announce(link, space, texts, mark)
         except CacheUnavailableError:
             self._failed(link, space, texts)
             return 0
@@ -301,7 +321,8 @@ class SmartCache:
         try:
             if link.debts:
                 await link.settle()
-            gone, _ = await self._store.invalidate_matching(link.exchange, space.scope, glob)
+            gone, mark = await self._store.invalidate_matching(link.exchange, space.scope, glob)
+            await self._announce(link, space, None, mark)
         except CacheUnavailableError:
             self._failed(link, space, None)
             return 0
@@ -315,7 +336,8 @@ class SmartCache:
         try:
             if link.debts:
                 await link.settle()
-            await self._store.invalidate_scope(link.exchange, space.scope)
+            mark = await self._store.invalidate_scope(link.exchange, space.scope)
+            await self._announce(link, space, None, mark)
         except CacheUnavailableError:
             self._failed(link, space, None)
         space.counters.invalidations += 1
@@ -328,7 +350,8 @@ class SmartCache:
         try:
             if link.debts:
                 await link.settle()
-            await self._store.invalidate_tags(link.exchange, space.scope, tags)
+            mark = await self._store.invalidate_tags(link.exchange, space.scope, tags)
+            await self._announce(link, space, None, mark)
         except CacheUnavailableError:
             self._failed(link, space, None)
         space.counters.invalidations += 1
@@ -339,10 +362,12 @@ class SmartCache:
         try:
             if link.debts:
                 await link.settle()
-            return await self._store.purge(link.exchange, space.scope)
+            gone, mark = await self._store.purge(link.exchange, space.scope)
+            await self._announce(link, space, None, mark)
         except CacheUnavailableError:
             self._failed(link, space, None)
             return 0
+        return gone
 
     async def begin(self, *key: Any) -> LoadToken | None:
         """Take the lease of a key, before its value is read from the database; None if another has it.
@@ -360,10 +385,12 @@ class SmartCache:
             begun = await self._store.begin_anew(
                 link.exchange, space.scope, text, token, self.policy.lease_seconds
             )
+            if begun.mark:
+                await link.copies(space.scope).changed(None, space.scope.tag, begun.mark)
         except CacheUnavailableError:
             space.counters.errors += 1
             return None
-        return None if begun is None else LoadToken(space.scope, text, token, begun)
+        return None if begun.version is None else LoadToken(space.scope, text, token, begun.version)
 
     async def fill(
         self, token: LoadToken, value: Any, *, ttl: Duration | None = None, tags: Sequence[str] = ()
@@ -408,20 +435,49 @@ class SmartCache:
         """What this process counted for the current tenant: `Counters` by name, and ``hit_rate`` from 0.0 to 1.0."""
         return self._space().counters.as_mapping()
 
-    def _request(
-        self, space: _Space, text: str, loader: Loader, seconds: float, tags: Sequence[str]
-    ) -> Request:
-        return Request(space.scope, text, loader, seconds, tuple(tags), space.counters)
-
-    async def _read(self, space: _Space, text: str) -> Entry | None:
-        link = self._link()
-        try:
-            if link.debts:
-                await link.settle()
-            return await self._store.read(link.exchange, space.scope, text, space.counters)
-        except CacheUnavailableError:
-            space.counters.errors += 1
+    def _last_known(self, link: Link, space: _Space, text: str) -> Entry | None:
+        if not (self._has_memory and self.policy.stale_seconds):
             return None
+        return self._memory(link).last_known(space.scope.values + text, time.time() * 1000)
+
+    async def _read(self, link: Link, space: _Space, text: str) -> Entry | None:
+        """The entry in Redis, of which a copy is kept if this cache keeps copies."""
+        if link.debts:
+            await link.settle()
+        if not self._has_memory:
+            return await self._store.read(link.exchange, space.scope, text, space.counters)
+        memory, copies = self._memory(link), link.copies(space.scope)
+        changes, began = memory.changes, time.monotonic()
+        may_keep = copies.served_until > began
+        entry, left = await self._store.read_to_copy(link.exchange, space.scope, text, space.counters)
+        if entry is not None and may_keep:
+            fresh = entry.fresh_until / 1000 - time.time()
+            memory.put(
+                space.scope.values + text,
+                entry,
+                until=began + min(self.policy.memory_seconds, left, fresh),
+                scope=space.scope.tag,
+                changes=changes,
+            )
+        return entry
+
+    def _copy(self, link: Link, space: _Space, text: str) -> Any:
+        """The value in this process's memory, or MISSING."""
+        now = time.monotonic()
+        if link.copies(space.scope).served_until > now:
+            entry = self._memory(link).get(space.scope.values + text, now)
+            if entry is not None:
+                space.counters.hits += 1
+                space.counters.memory_hits += 1
+                return self._codec.decode(entry.form, entry.body)
+        return MISSING
+
+    def _memory(self, link: Link) -> Memory:
+        memory = link.memories.get(self._identity)
+        if memory is None:
+            memory = link.memories[self._identity] = Memory(self.policy.memory_entries)
+            link.copies(self._spaces[None].scope).keep(memory)
+        return memory
 
     def _fresh(self, space: _Space, entry: Entry | None, default: Any) -> Any:
         if entry is not None and worth(entry, time.time() * 1000) is Worth.FRESH:
@@ -438,7 +494,12 @@ class SmartCache:
     def _failed(self, link: Link, space: _Space, texts: Sequence[str] | None) -> None:
         """Redis could not be told: count it, and tell it later."""
         space.counters.errors += 1
+        link.copies(space.scope).drop(_keys_of(space, texts), space.scope.tag)
         link.owe(space.scope, texts)
+
+    async def _announce(self, link: Link, space: _Space, texts: Sequence[str] | None, mark: int) -> None:
+        """Return when no copy of what was changed is served any more; with ``mark``, anywhere."""
+        await link.copies(space.scope).changed(_keys_of(space, texts), space.scope.tag, mark)
 
     def _space(self) -> _Space:
         if self._is_bound:
@@ -461,6 +522,10 @@ class SmartCache:
         if self._server is None:
             self._server = linked(self._client or get_redis_client())
         return self._server.link()
+
+
+def _keys_of(space: _Space, texts: Sequence[str] | None) -> list[str] | None:
+    return None if texts is None else [space.scope.values + text for text in texts]
 
 
 def _text_of(key: Key) -> str:

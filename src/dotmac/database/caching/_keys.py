@@ -21,6 +21,9 @@ from dotmac.database.errors import ValidationError
 LONGEST_BYTES = 512 * 1024 * 1024
 """What Redis takes as a key or a value (``proto-max-bulk-len``)."""
 
+COPIES_TAG = "{dotmac-copies}"
+"""What the keys of those who keep copies begin with, so that on a cluster one node has them all."""
+
 _SAFE = "-_.~+=@,/"
 _is_plain = re.compile(r"[A-Za-z0-9\-_.~+=@,/]+").fullmatch
 _PATTERN_PARTS = re.compile(r"\\(.)|\[(\^?)([A-Za-z0-9\-_.]+)\]|([*?:])|([^\\\[*?:]+)|(.)", re.DOTALL)
@@ -38,6 +41,7 @@ class Scope:
         values: What the key of every value begins with.
         leases: What the key of every lease begins with.
         stamp: Key of the generation numbers.
+        copies: Key of those who keep copies in memory, of any scope with this prefix.
     """
 
     namespace: str
@@ -46,6 +50,7 @@ class Scope:
     values: str
     leases: str
     stamp: str
+    copies: str
 
     @classmethod
     def of(cls, prefix: str, namespace: str, tenant: str | None) -> Scope:
@@ -58,7 +63,8 @@ class Scope:
             raise ValidationError("A cache needs a namespace and a prefix that are not empty.")
         inner = quoted(namespace) if tenant is None else f"{quoted(namespace)}:{quoted(tenant)}"
         tag = f"{quoted(prefix)}:{{{inner}}}:"
-        return cls(namespace, tenant, tag, f"{tag}v:", f"{tag}l:", f"{tag}s")
+        copies = f"{COPIES_TAG}:{quoted(prefix)}"
+        return cls(namespace, tenant, tag, f"{tag}v:", f"{tag}l:", f"{tag}s", copies)
 
     def tag_key(self, name: str) -> str:
         """Key of the number at which the tag was last invalidated."""

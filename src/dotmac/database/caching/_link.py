@@ -12,8 +12,10 @@ from redis.asyncio import RedisCluster
 
 from dotmac.database._per_loop import PerLoop
 from dotmac.database.caching._client import abandon_connection
+from dotmac.database.caching._copies import Copies
 from dotmac.database.caching._debts import Debts
 from dotmac.database.caching._exchange import CacheUnavailableError, Exchange, breaker_for
+from dotmac.database.caching._keys import COPIES_TAG
 from dotmac.database.caching._signals import Signals
 from dotmac.database.caching._store import remove_owed
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from dotmac.database.caching._keys import Scope
     from dotmac.database.caching._loading import Flight
+    from dotmac.database.caching._memory import Memory
     from dotmac.database.transactions import CircuitBreaker
 
 _COLLECT_SECONDS = 1.0
@@ -38,6 +41,8 @@ class Link:
         self.debts = debts
         self.signals = Signals(self._make_connection)
         self.flights: dict[str, Flight] = {}
+        self.memories: dict[object, Memory] = {}
+        self._copies: dict[str, Copies] = {}
         self._client = client
         self._background: set[asyncio.Task[Any]] = set()
         self._settling = asyncio.Lock()
@@ -55,6 +60,13 @@ class Link:
         if not task.cancelled():
             task.exception()  # whoever waits for the task gets it; nobody has to
 
+    def copies(self, scope: Scope) -> Copies:
+        """What keeps copies in memory coherent, for the scope's prefix."""
+        copies = self._copies.get(scope.copies)
+        if copies is None:
+            copies = self._copies[scope.copies] = Copies(self, scope.copies)
+        return copies
+
     def owe(self, scope: Scope, texts: Iterable[str] | None) -> None:
         """Remember what Redis could not be told to remove; it is told as soon as it answers."""
         self.debts.owe(scope, texts)
@@ -69,7 +81,8 @@ class Link:
         """
         async with self._settling:
             for scope, texts in self.debts.open_ones():
-                await remove_owed(self.exchange, scope, texts)
+                mark = await remove_owed(self.exchange, scope, texts)
+                await self.copies(scope).changed(None, scope.tag, mark)
                 self.debts.paid(scope, texts)
 
     async def _collect(self) -> None:
@@ -95,7 +108,8 @@ class Link:
         client = self._client
         if isinstance(client, RedisCluster):
             await client.initialize()
-            node = client.get_default_node()
+            # What is published at this node is heard there in order, and members are noted there.
+            node: Any = client.get_node_from_key(COPIES_TAG)
             return node.connection_class(**node.connection_kwargs)
         pool: Any = client.connection_pool
         return getattr(pool, "of_this_loop", pool).make_connection()

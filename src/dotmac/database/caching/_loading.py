@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from dotmac.database.caching._codec import DamagedValueError
 from dotmac.database.caching._exchange import CacheUnavailableError
 from dotmac.database.caching._freshness import Worth, lifetime, worth
-from dotmac.database.caching._store import channel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -82,6 +81,8 @@ class Request:
         ttl: Time to live in seconds.
         tags: What it can be invalidated by.
         counters: Where it is counted.
+        read: Reads what is cached.
+        last_known: What is left in memory when Redis and the loader fail.
     """
 
     scope: Scope
@@ -90,6 +91,8 @@ class Request:
     ttl: float
     tags: tuple[str, ...]
     counters: Counters
+    read: Callable[[], Awaitable[Entry | None]]
+    last_known: Callable[[], Entry | None]
 
 
 class Loading:
@@ -133,7 +136,7 @@ class Loading:
         since = flight.next_step()
         counters = request.counters
         try:
-            entry = await self._store.read(link.exchange, request.scope, request.text, counters)
+            entry = await request.read()
         except CacheUnavailableError:
             counters.errors += 1
             counters.misses += 1
@@ -179,7 +182,7 @@ class Loading:
         return Outcome(found[0], since) if found is not None else await self.load_alone(request)
 
     async def _begin(self, link: Link, request: Request, token: str, seen: Entry | None) -> Begun:
-        return await self._store.begin(
+        begun = await self._store.begin(
             link.exchange,
             request.scope,
             request.text,
@@ -188,6 +191,9 @@ class Loading:
             request.counters,
             self._envelope.head(seen),
         )
+        if begun.mark:
+            await link.copies(request.scope).changed(None, request.scope.tag, begun.mark)
+        return begun
 
     async def _wait(
         self,
@@ -200,7 +206,7 @@ class Loading:
     ) -> tuple[int, Begun]:
         """Until another process has stored a value, or it is ours to load."""
         woken = asyncio.Event()
-        name = channel(request.scope, request.text)
+        name = request.scope.leases + request.text  # the channel of a lease has its name
         async with link.signals.listen(name, self._policy.timeout_seconds, lambda _message: woken.set()):
             while True:
                 # Asked again once listening: the other may have ended before.
@@ -246,7 +252,14 @@ class Loading:
 
     async def load_alone(self, request: Request) -> Outcome:
         """Without Redis: nothing is stored, and no invalidation is known."""
-        return Outcome(await self._run_loader(request), _ANYBODY)
+        try:
+            return Outcome(await self._run_loader(request), _ANYBODY)
+        except Exception:
+            found = self._decoded(request.last_known(), request.counters)
+            if found is None:
+                raise
+            request.counters.stale += 1
+            return Outcome(found[0], _ANYBODY)
 
     async def _run_loader(self, request: Request) -> Any:
         request.counters.loads += 1

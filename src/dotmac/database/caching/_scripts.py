@@ -4,7 +4,7 @@ A scope's *stamp* holds three numbers of sixteen digits: the version that new en
 are invalid, and the floor below which loads that are under way are not stored; then a mark for copies in memory. Numbers
 are microseconds of the server's clock or one more than the last, so that a lost stamp never makes old entries valid
 again. A *lease* says who loads a key (Nishtala et al., "Scaling Memcache at Facebook", NSDI 2013, section 3.2.1): deleting
-the key takes the lease away, and what was loaded under it is refused.
+the key takes the lease away, and what was loaded under it is refused. Who waits for a lease listens to a channel of its name.
 """
 
 from __future__ import annotations
@@ -17,13 +17,19 @@ local function now()
   local t = redis.call('TIME')
   return string.format('%s%06d', t[1], t[2])
 end
+local created = false
 local function stamp()
   local s = redis.call('GET', KEYS[1])
   if s and #s == 49 then return s end
   local v = now()
   s = v .. v .. v .. '0'
   redis.call('SET', KEYS[1], s)
+  created = true
   return s
+end
+local function mark(s)
+  -- 2: the stamp was lost or never there, so nobody knows whether there are copies.
+  return created and 2 or tonumber(string.sub(s, 49))
 end
 local function following(v)
   local n = now()
@@ -65,9 +71,9 @@ WRITE: Final = Script(
 -- KEYS: stamp, value, lease, tags…  ARGV: entry, life in milliseconds
 local s = stamp()
 redis.call('SET', KEYS[2], string.sub(s, 1, 16) .. ARGV[1], 'PX', ARGV[2])
-redis.call('DEL', KEYS[3])
+if redis.call('DEL', KEYS[3]) == 1 then redis.call('PUBLISH', KEYS[3], '1') end
 floors(4, string.sub(s, 17, 32), ARGV[2])
-return tonumber(string.sub(s, 49))
+return mark(s)
 """
 )
 """Store a value whatever was there; a load of it that is under way will not. Returns the mark for copies."""
@@ -81,10 +87,10 @@ local v = string.sub(s, 1, 16)
 for i = 2, #KEYS, 2 do
   redis.call('SET', KEYS[i], v .. ARGV[i - 1], 'PX', ARGV[i])
 end
-local leases = {}
-for i = 3, #KEYS, 2 do leases[#leases + 1] = KEYS[i] end
-redis.call('DEL', unpack(leases))
-return tonumber(string.sub(s, 49))
+for i = 3, #KEYS, 2 do
+  if redis.call('DEL', KEYS[i]) == 1 then redis.call('PUBLISH', KEYS[i], '1') end
+end
+return mark(s)
 """
 )
 
@@ -95,9 +101,9 @@ local s = redis.call('GET', KEYS[1])
 local gone = 0
 for i = 2, #KEYS, 2 do
   gone = gone + redis.call('UNLINK', KEYS[i])
-  redis.call('DEL', KEYS[i + 1])
+  if redis.call('DEL', KEYS[i + 1]) == 1 then redis.call('PUBLISH', KEYS[i + 1], '0') end
 end
-return {gone, s and tonumber(string.sub(s, 49)) or 0}
+return {gone, s and tonumber(string.sub(s, 49)) or 2}
 """
 )
 """Remove values, and refuse the loads of them that are under way. Returns how many there were, and the mark."""
@@ -114,7 +120,7 @@ if not ARGV[4] then
     if string.sub(stored, 1, 16) >= string.sub(s, 17, 32) then return {2, s, stored} end
   end
 end
-if redis.call('SET', KEYS[3], ARGV[1], 'NX', 'PX', ARGV[2]) then return {1, s} end
+if redis.call('SET', KEYS[3], ARGV[1], 'NX', 'PX', ARGV[2]) then return {1, s, created and 2 or 0} end
 return {0, redis.call('PTTL', KEYS[3])}
 """
 )
@@ -125,10 +131,13 @@ FILL: Final = Script(
     _STAMP
     + _TAGS
     + """
--- KEYS: stamp, value, lease, tags…  ARGV: token, version at the beginning, entry, life, channel
+-- KEYS: stamp, value, lease, tags…  ARGV: token, version at the beginning, entry, life
 local s = redis.call('GET', KEYS[1])
 local held = redis.call('GET', KEYS[3]) == ARGV[1]
-if not held then return {0, 0} end
+if not held then
+  redis.call('PUBLISH', KEYS[3], '0')
+  return 0
+end
 redis.call('DEL', KEYS[3])
 local good = s and ARGV[2] >= string.sub(s, 17, 32) and ARGV[2] >= string.sub(s, 33, 48)
 if good then
@@ -141,19 +150,18 @@ if good then
   redis.call('SET', KEYS[2], ARGV[2] .. ARGV[3], 'PX', ARGV[4])
   floors(4, string.sub(s, 17, 32), ARGV[4])
 end
-redis.call('PUBLISH', ARGV[5], good and '1' or '0')
-return {good and 1 or 0, s and tonumber(string.sub(s, 49)) or 0}
+redis.call('PUBLISH', KEYS[3], good and '1' or '0')
+return good and 1 or 0
 """
 )
 """Store what was loaded under a lease, unless something was invalidated since; wake who waits. Returns 1 if stored."""
 
 RELEASE: Final = Script(
     """
--- KEYS: lease  ARGV: token, channel
+-- KEYS: lease  ARGV: token
+redis.call('PUBLISH', KEYS[1], '0')
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1])
-redis.call('PUBLISH', ARGV[2], '0')
-return 1
+return redis.call('DEL', KEYS[1])
 """
 )
 """Give a lease back without a value; wake who waits."""
@@ -176,21 +184,53 @@ if ARGV[1] == 'all' then floor = v end
 if ARGV[1] == 'loads' then fills = v end
 for i = 2, #KEYS do redis.call('SET', KEYS[i], v, 'XX', 'KEEPTTL') end
 redis.call('SET', KEYS[1], v .. floor .. fills .. string.sub(s, 49))
-return tonumber(string.sub(s, 49))
+return mark(s)
 """
 )
 """Begin a new generation: everything before it is invalid, or what bears one of the tags, or only loads under way."""
 
-MARK_COPIED: Final = Script(
+READ_TO_COPY: Final = Script(
     _STAMP
     + """
--- KEYS: stamp
+-- KEYS: stamp, value
 local s = stamp()
-redis.call('SET', KEYS[1], string.sub(s, 1, 48) .. '1')
-return s
+if string.sub(s, 49) ~= '1' then
+  s = string.sub(s, 1, 48) .. '1'
+  redis.call('SET', KEYS[1], s)
+end
+return {s, redis.call('GET', KEYS[2]), redis.call('PTTL', KEYS[2])}
 """
 )
-"""Note that a process keeps entries in memory: from now on it is told what changes."""
+"""Read a value for a copy in memory: from now on who changes something in the scope announces it."""
+
+JOIN: Final = Script(
+    """
+-- KEYS: members  ARGV: name, milliseconds
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('PEXPIRE', KEYS[1], 60000)
+return 1
+"""
+)
+"""Note that a member may serve copies for so long."""
+
+ANNOUNCE: Final = Script(
+    """
+-- KEYS: members  ARGV: channel, message
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+local found, left = redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf', 'WITHSCORES'), {}
+for i = 1, #found, 2 do
+  left[i] = found[i]
+  left[i + 1] = math.ceil(tonumber(found[i + 1]) - now) + 1
+end
+return left
+"""
+)
+"""Publish a change; every member, and for how many milliseconds it may serve copies."""
 
 ENFORCE_QUOTA: Final = Script(
     """

@@ -32,11 +32,13 @@ class Begun:
         version: Generation in which the load begins; None where another has the lease.
         entry: A value that came since the caller looked, instead of a lease.
         others_milliseconds: For how long at most another has the lease.
+        mark: 2 if the generations had to be made, so that nobody knows of copies.
     """
 
     version: bytes | None = None
     entry: Entry | None = None
     others_milliseconds: int = 0
+    mark: int = 0
 
 
 class Store:
@@ -62,6 +64,16 @@ class Store:
             return None
         return await self._judge(exchange, scope, stamp, key, stored, counters)
 
+    async def read_to_copy(
+        self, exchange: Exchange, scope: Scope, text: str, counters: Counters
+    ) -> tuple[Entry | None, float]:
+        """Same as `read`, and the seconds for which Redis keeps it; who changes it will announce that."""
+        key = scope.values + text
+        stamp, stored, left = await exchange.run(self._seconds, _scripts.READ_TO_COPY, (scope.stamp, key))
+        if not stored:
+            return None, 0.0
+        return await self._judge(exchange, scope, stamp, key, stored, counters), max(left, 0) / 1000
+
     async def read_many(
         self, exchange: Exchange, scope: Scope, texts: Sequence[str], counters: Counters
     ) -> list[Entry | None]:
@@ -84,8 +96,8 @@ class Store:
         body: bytes,
         life: Lifetime,
         tags: tuple[str, ...] = (),
-    ) -> bool:
-        """Store a value whatever was there; True if other processes may have a copy of what was."""
+    ) -> int:
+        """Store a value whatever was there; the mark for copies (0: nobody has any)."""
         key = scope.values + text
         entry = self._envelope.wrap(
             key, form, body, fresh_until=life.fresh_until, kept_until=life.kept_until, tags=tags
@@ -94,11 +106,11 @@ class Store:
         mark = await exchange.run(self._seconds, _scripts.WRITE, keys, entry, life.milliseconds)
         if self._quota is not None:
             await self._make_room(exchange, scope, [(life.kept_until, text)])
-        return bool(mark)
+        return int(mark)
 
     async def write_many(
         self, exchange: Exchange, scope: Scope, entries: Sequence[tuple[str, int, bytes, Lifetime]]
-    ) -> bool:
+    ) -> int:
         """Same as `write`, for many values without tags, in one command for each 500."""
         mark = 0
         for start in range(0, len(entries), _KEYS_A_COMMAND):
@@ -113,12 +125,12 @@ class Store:
                     ),
                     life.milliseconds,
                 )
-            mark |= await exchange.run(self._seconds, _scripts.WRITE_MANY, tuple(keys), *arguments)
+            mark = max(mark, await exchange.run(self._seconds, _scripts.WRITE_MANY, tuple(keys), *arguments))
         if self._quota is not None:
             await self._make_room(exchange, scope, [(life.kept_until, text) for text, _, _, life in entries])
-        return bool(mark)
+        return int(mark)
 
-    async def delete(self, exchange: Exchange, scope: Scope, texts: Sequence[str]) -> tuple[int, bool]:
+    async def delete(self, exchange: Exchange, scope: Scope, texts: Sequence[str]) -> tuple[int, int]:
         """Remove values and refuse loads of them; how many there were, and the mark for copies."""
         gone, mark = 0, 0
         for start in range(0, len(texts), _KEYS_A_COMMAND):
@@ -126,8 +138,8 @@ class Store:
             for text in texts[start : start + _KEYS_A_COMMAND]:
                 keys += (scope.values + text, scope.leases + text)
             count, marked = await exchange.run(self._seconds, _scripts.DELETE, tuple(keys))
-            gone, mark = gone + count, mark | marked
-        return gone, bool(mark)
+            gone, mark = gone + count, max(mark, marked)
+        return gone, int(mark)
 
     async def begin(
         self,
@@ -150,7 +162,7 @@ class Store:
             seen,
         )
         if answer[0] == 1:
-            return Begun(version=answer[1][:VERSION_DIGITS])
+            return Begun(version=answer[1][:VERSION_DIGITS], mark=answer[2])
         if answer[0] == 0:
             return Begun(others_milliseconds=max(int(answer[1]), 1))
         entry = await self._judge(exchange, scope, answer[1], key, answer[2], counters)
@@ -163,14 +175,15 @@ class Store:
 
     async def begin_anew(
         self, exchange: Exchange, scope: Scope, text: str, token: str, lease_seconds: float
-    ) -> bytes | None:
-        """Take the lease of a key, whatever is stored under it; the version, or None where another has the lease."""
+    ) -> Begun:
+        """Same as `begin`, whatever is stored under the key."""
         keys = (scope.stamp, scope.values + text, scope.leases + text)
         answer = await exchange.run(
             self._seconds, _scripts.BEGIN, keys, token, int(lease_seconds * 1000), "", "anew"
         )
-        version: bytes | None = answer[1][:VERSION_DIGITS] if answer[0] == 1 else None
-        return version
+        if answer[0] == 1:
+            return Begun(version=answer[1][:VERSION_DIGITS], mark=answer[2])
+        return Begun(others_milliseconds=max(int(answer[1]), 1))
 
     async def fill(
         self,
@@ -190,8 +203,8 @@ class Store:
             key, form, body, fresh_until=life.fresh_until, kept_until=life.kept_until, tags=tags
         )
         keys = (scope.stamp, key, scope.leases + text, *map(scope.tag_key, tags))
-        stored, _mark = await exchange.run(
-            self._seconds, _scripts.FILL, keys, token, version, entry, life.milliseconds, channel(scope, text)
+        stored = await exchange.run(
+            self._seconds, _scripts.FILL, keys, token, version, entry, life.milliseconds
         )
         if stored and self._quota is not None:
             await self._make_room(exchange, scope, [(life.kept_until, text)])
@@ -199,9 +212,7 @@ class Store:
 
     async def release(self, exchange: Exchange, scope: Scope, text: str, token: str) -> None:
         """Give a lease back without a value, and wake who waits."""
-        await exchange.run(
-            self._seconds, _scripts.RELEASE, (scope.leases + text,), token, channel(scope, text)
-        )
+        await exchange.run(self._seconds, _scripts.RELEASE, (scope.leases + text,), token)
 
     async def renew(
         self, exchange: Exchange, scope: Scope, text: str, token: str, lease_seconds: float
@@ -210,16 +221,16 @@ class Store:
         keys = (scope.leases + text,)
         return bool(await exchange.run(self._seconds, _scripts.RENEW, keys, token, int(lease_seconds * 1000)))
 
-    async def invalidate_scope(self, exchange: Exchange, scope: Scope) -> bool:
+    async def invalidate_scope(self, exchange: Exchange, scope: Scope) -> int:
         """Make every entry of the scope invalid at once; the mark for copies."""
-        return bool(await exchange.run(self._seconds, _scripts.INVALIDATE, (scope.stamp,), "all"))
+        return int(await exchange.run(self._seconds, _scripts.INVALIDATE, (scope.stamp,), "all"))
 
-    async def invalidate_tags(self, exchange: Exchange, scope: Scope, tags: Iterable[str]) -> bool:
+    async def invalidate_tags(self, exchange: Exchange, scope: Scope, tags: Iterable[str]) -> int:
         """Make every entry that bears one of the tags invalid at once; the mark for copies."""
         keys = (scope.stamp, *map(scope.tag_key, tags))
-        return bool(await exchange.run(self._seconds, _scripts.INVALIDATE, keys, "tags"))
+        return int(await exchange.run(self._seconds, _scripts.INVALIDATE, keys, "tags"))
 
-    async def invalidate_matching(self, exchange: Exchange, scope: Scope, pattern: str) -> tuple[int, bool]:
+    async def invalidate_matching(self, exchange: Exchange, scope: Scope, pattern: str) -> tuple[int, int]:
         """Remove every value whose key matches, and refuse loads under way; how many there were, and the mark."""
         mark = await exchange.run(self._long_seconds, _scripts.INVALIDATE, (scope.stamp,), "loads")
         gone = 0
@@ -227,17 +238,17 @@ class Store:
             gone += await exchange.command(self._long_seconds, "UNLINK", *keys)
         async for keys in self.scan(exchange, scope.leases + pattern):
             await exchange.command(self._long_seconds, "UNLINK", *keys)
-        return gone, bool(mark)
+        return gone, int(mark)
 
-    async def purge(self, exchange: Exchange, scope: Scope) -> int:
-        """Remove everything of the scope, statistics and generations included; how many values there were."""
-        await exchange.run(self._long_seconds, _scripts.INVALIDATE, (scope.stamp,), "all")
+    async def purge(self, exchange: Exchange, scope: Scope) -> tuple[int, int]:
+        """Remove everything of the scope, statistics and generations included; how many values, and the mark."""
+        mark = await exchange.run(self._long_seconds, _scripts.INVALIDATE, (scope.stamp,), "all")
         gone = 0
         async for keys in self.scan(exchange, f"{scope.tag}*"):
             await exchange.command(self._long_seconds, "UNLINK", *keys)
             values = scope.values.encode()
             gone += sum(key.startswith(values) for key in keys)
-        return gone
+        return gone, int(mark)
 
     async def scan(self, exchange: Exchange, pattern: str) -> AsyncIterator[list[bytes]]:
         """Keys that match, in batches; every node of a cluster is asked."""
@@ -283,11 +294,6 @@ class Store:
             await self.delete(exchange, scope, [victim.decode() for victim in victims])
 
 
-def channel(scope: Scope, text: str) -> str:
-    """Where the end of a load is told."""
-    return f"{scope.tag}w:{text}"
-
-
 def _scanned(answer: Any) -> tuple[bytes, list[bytes]]:
     if isinstance(answer, dict):  # redis-py's cluster client: an answer for each node
         (answer,) = answer.values()
@@ -297,10 +303,10 @@ def _scanned(answer: Any) -> tuple[bytes, list[bytes]]:
     return cursor, keys
 
 
-async def remove_owed(exchange: Exchange, scope: Scope, texts: Iterable[str] | None) -> None:
-    """Remove keys of a scope, or make all of it invalid for None."""
+async def remove_owed(exchange: Exchange, scope: Scope, texts: Iterable[str] | None) -> int:
+    """Remove keys of a scope, or make all of it invalid for None; the mark for copies."""
     if texts is None:
-        await exchange.run(_LONG_SECONDS, _scripts.INVALIDATE, (scope.stamp,), "all")
-        return
+        return int(await exchange.run(_LONG_SECONDS, _scripts.INVALIDATE, (scope.stamp,), "all"))
     keys = [key for text in texts for key in (scope.values + text, scope.leases + text)]
-    await exchange.run(_LONG_SECONDS, _scripts.DELETE, (scope.stamp, *keys))
+    _, mark = await exchange.run(_LONG_SECONDS, _scripts.DELETE, (scope.stamp, *keys))
+    return int(mark)
