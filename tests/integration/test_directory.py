@@ -1,20 +1,26 @@
+# ruff: noqa: S608 - names are the test's own
 from __future__ import annotations
 
 import asyncio
 import uuid
+from datetime import timedelta
 
 import pytest
-from sqlalchemy import Column, Enum, ForeignKey, Integer, MetaData, String, Table, pool, text
+from sqlalchemy import Column, Enum, ForeignKey, Integer, MetaData, String, Table, make_url, pool, text
+from sqlalchemy.exc import DBAPIError
 
 from dotmac.database import create_async_engine
 from dotmac.database.errors import (
     ConfigurationError,
+    QuotaExceededError,
     SchemaError,
     TenantExistsError,
     TenantNotFoundError,
+    TenantSuspendedError,
     ValidationError,
 )
-from dotmac.database.tenancy import DirectoryOptions, IsolationMode, TenantDirectory
+from dotmac.database.tenancy import DirectoryOptions, IsolationMode, Quotas, Tenant, TenantDirectory
+from dotmac.database.tenancy._directory_cache import DirectoryCache
 
 METADATA = MetaData()
 COUNTRIES = Table("directory_countries", METADATA, Column("id", Integer, primary_key=True))
@@ -184,3 +190,277 @@ async def test_installing_twice_at_once_does_no_harm(engine):
     directory = TenantDirectory(engine)
     await asyncio.gather(*(directory.install() for _ in range(3)))
     assert await directory.list() == []
+
+
+async def _scalar(engine, expression):
+    async with engine.connect() as connection:
+        return (await connection.execute(text(f"SELECT {expression}"))).scalar()
+
+
+async def test_a_suspended_tenant_is_not_served_until_it_is_resumed(engine, directory):
+    elsewhere = TenantDirectory(engine, DirectoryOptions(stale_for=timedelta(0)))
+    acme = await directory.create("acme")
+    await directory.placement_of(acme.id)
+    assert (await directory.suspend(acme.id)).status == "suspended"
+    for process in (directory, elsewhere):
+        with pytest.raises(TenantSuspendedError, match="resume"):
+            await process.placement_of(acme.id)
+        with pytest.raises(TenantSuspendedError):
+            await process.resolve("acme")
+    await directory.resume(acme.id)
+    assert await directory.placement_of(acme.id) == await elsewhere.placement_of(acme.id)
+
+
+async def test_a_renamed_tenant_keeps_its_id_and_schema(engine, directory):
+    acme = await directory.create("acme", mode="schema")
+    renamed = await directory.rename(acme.id, "apex")
+    assert (renamed.id, renamed.slug, renamed.schema) == (acme.id, "apex", "tenant_acme")
+    with pytest.raises(TenantNotFoundError):
+        await directory.resolve("acme")
+    with pytest.raises(TenantExistsError, match="schema="):
+        await directory.create("acme", mode="schema")
+    assert (await directory.create("acme", mode="schema", schema="tenant_acme_2")).schema == "tenant_acme_2"
+    with pytest.raises(TenantExistsError):
+        await directory.rename(renamed.id, "acme")
+
+
+async def test_dropping_wants_the_slug_again(engine, directory):
+    acme = await directory.create("acme", mode="schema")
+    with pytest.raises(ValidationError, match="another"):
+        await directory.drop(acme.id, confirm="apex")
+    await directory.drop(acme.id, confirm="acme")
+    assert await _scalar(engine, "to_regnamespace('tenant_acme')") is None
+    with pytest.raises(TenantNotFoundError):
+        await directory.placement_of(acme.id)
+
+
+async def test_a_schema_that_was_replaced_by_hand_is_not_dropped(engine, directory):
+    acme = await directory.create("acme", mode="schema")
+    await _run(engine, "DROP SCHEMA tenant_acme CASCADE")
+    await _run(engine, "CREATE SCHEMA tenant_acme")
+    with pytest.raises(SchemaError, match="mark"):
+        await directory.drop(acme.id, confirm="acme")
+    await directory.drop(acme.id, confirm="acme", keep_data=True)
+    assert await _scalar(engine, "to_regnamespace('tenant_acme')") is not None
+
+
+@pytest.mark.parametrize(
+    "dependent",
+    [
+        "CREATE VIEW shared.all_notes AS SELECT * FROM tenant_acme.directory_notes",
+        "CREATE TABLE shared.tied (id int REFERENCES tenant_acme.directory_notes)",
+    ],
+)
+async def test_a_schema_that_others_depend_on_is_not_dropped(engine, directory, dependent):
+    acme = await directory.create("acme", mode="schema")
+    await _run(engine, dependent)
+    with pytest.raises(SchemaError, match="shared"):
+        await directory.drop(acme.id, confirm="acme")
+    assert await directory.get(acme.id) == acme
+
+
+async def test_what_was_registered_is_left_alone(engine, directory):
+    await _run(engine, "CREATE SCHEMA legacy")
+    old = await directory.register("old", mode="schema", schema="legacy")
+    assert (await directory.placement_of(old.id)).schema == "legacy"
+    await directory.drop(old.id, confirm="old")
+    assert await _scalar(engine, "to_regnamespace('legacy')") is not None
+
+
+async def test_dropping_a_tenant_of_shared_tables_deletes_its_rows_only(engine, directory):
+    directory = TenantDirectory(engine, DirectoryOptions(metadata=METADATA, shared_schema=None))
+    async with engine.begin() as connection:
+        await connection.run_sync(METADATA.create_all)
+    acme, apex = await directory.create("acme"), await directory.create("apex")
+    await _run(engine, "INSERT INTO directory_countries VALUES (1)")
+    await _run(engine, f"INSERT INTO directory_customers VALUES (1, '{acme.id}', 1), (2, '{apex.id}', 1)")
+    await _run(engine, "INSERT INTO directory_notes VALUES (1, 1), (2, 2)")
+    await directory.drop(acme.id, confirm="acme")
+    assert await _scalar(engine, "array_agg(id) FROM directory_customers") == [2]
+    assert await _scalar(engine, "array_agg(id) FROM directory_notes") == [2]
+
+
+def test_a_change_made_elsewhere_is_seen_when_the_memory_is_too_old():
+    acme = Tenant(id="t1", slug="acme")
+    cache = DirectoryCache(10, timedelta(seconds=5), clock=lambda: now)
+    now = 100.0
+    cache.remember(acme, acme.placement(), cache.ticket())
+    now = 104.9
+    assert cache.fresh("t1") is not None
+    now = 105.0
+    assert cache.fresh("t1") is None
+    assert cache.fresh_slug("acme") is None
+
+
+def test_what_was_read_before_a_change_is_not_remembered():
+    cache = DirectoryCache(10, timedelta(seconds=5))
+    old = Tenant(id="t1", slug="acme")
+    ticket = cache.ticket()
+    cache.forget("t1")
+    cache.remember(old, old.placement(), ticket)
+    assert cache.fresh("t1") is None
+
+
+def test_a_process_remembers_no_more_tenants_than_it_is_told():
+    cache = DirectoryCache(2, timedelta(seconds=5))
+    for number in range(4):
+        tenant = Tenant(id=f"t{number}", slug=f"s{number}")
+        cache.remember(tenant, tenant.placement(), cache.ticket())
+    assert [cache.fresh_slug(f"s{number}") is not None for number in range(4)] == [False, False, True, True]
+
+
+async def test_a_tenants_own_statement_timeout_goes_with_its_placement(directory):
+    acme = await directory.create("acme", quotas=Quotas(statement_timeout=timedelta(seconds=2)))
+    assert (await directory.placement_of(acme.id)).statement_timeout == timedelta(seconds=2)
+    await directory.set_quotas(acme.id, Quotas())
+    assert (await directory.placement_of(acme.id)).statement_timeout is None
+
+
+async def test_sessions_beyond_the_quota_wait_and_are_refused_in_time(engine):
+    directory = TenantDirectory(engine, DirectoryOptions(admission_timeout=timedelta(milliseconds=50)))
+    await directory.install()
+    acme = await directory.create("acme", quotas=Quotas(connections=1))
+    placement = await directory.placement_of(acme.id)
+    async with directory.admit(placement):
+        with pytest.raises(QuotaExceededError) as refused:
+            async with directory.admit(placement):
+                pass
+        assert (refused.value.quota, refused.value.limit, refused.value.tenant) == ("connections", 1, acme.id)
+    async with directory.admit(placement):
+        pass
+
+
+@pytest.mark.parametrize("mode", ["shared", "schema"])
+async def test_rows_beyond_the_quota_are_refused_however_they_come(engine, directory, mode):
+    schema = "public"
+    if mode == "shared":
+        async with engine.begin() as connection:
+            await connection.run_sync(METADATA.create_all)
+    acme = await directory.create("acme", mode=mode)
+    schema = acme.schema or schema
+    table = f"{schema}.directory_customers"
+    await _run(engine, f"INSERT INTO {table} VALUES (1, '{acme.id}')")
+    acme = await directory.set_quotas(acme.id, Quotas(rows={"directory_customers": 3}))
+    assert await directory.rows_quota_of(acme.id) == {"directory_customers": 3}
+    await _run(engine, f"INSERT INTO {table} VALUES (2, '{acme.id}'), (3, '{acme.id}')")
+    with pytest.raises(QuotaExceededError) as refused:
+        await _run(engine, f"INSERT INTO {table} VALUES (4, '{acme.id}')")
+    assert (refused.value.table, refused.value.limit, refused.value.tenant) == (
+        "directory_customers",
+        3,
+        acme.id,
+    )
+    await _run(engine, f"DELETE FROM {table} WHERE id = 1")
+    await _run(engine, f"INSERT INTO {table} VALUES (4, '{acme.id}')")
+    if mode == "shared":
+        await _run(engine, f"INSERT INTO {table} SELECT n, 'other' FROM generate_series(10, 20) n")
+    await directory.set_quotas(acme.id, Quotas())
+    await _run(engine, f"INSERT INTO {table} VALUES (5, '{acme.id}')")
+
+
+async def test_two_transactions_cannot_both_take_the_last_row(engine, directory):
+    acme = await directory.create("acme", mode="schema", quotas=Quotas(rows={"directory_customers": 1}))
+    insert = "INSERT INTO tenant_acme.directory_customers VALUES ({}, 'x')"
+    outcomes = await asyncio.gather(
+        *(_run(engine, insert.format(number)) for number in range(5)), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, QuotaExceededError) for outcome in outcomes) == 4
+    assert await _scalar(engine, "count(*) FROM tenant_acme.directory_customers") == 1
+    assert acme.quotas.rows == {"directory_customers": 1}
+
+
+async def test_a_quota_of_rows_wants_a_tenant_column(engine, directory):
+    with pytest.raises(ValidationError, match="no tenant column"):
+        await directory.create("acme", quotas=Quotas(rows={"directory_notes": 1}))
+    assert await directory.list() == []
+
+
+@pytest.fixture
+async def administrator(engine, dotmac_postgres):
+    url = make_url(dotmac_postgres.url(engine.url.database, driver="asyncpg", role="admin"))
+    administrator = create_async_engine(url, poolclass=pool.NullPool)
+    yield administrator
+    await administrator.dispose()
+
+
+async def test_a_database_of_its_own_is_made_and_dropped(engine, administrator, dotmac_postgres):
+    name = f"tenant_{uuid.uuid4().hex[:12]}"
+    directory = TenantDirectory(engine, DirectoryOptions(metadata=METADATA), administrator=administrator)
+    await TenantDirectory(engine).install()
+    acme = await directory.create("acme", mode="database", connection=name)
+    try:
+        placement = await directory.placement_of(acme.id)
+        assert (placement.mode, placement.connection, placement.schema) == ("database", name, None)
+        inside = create_async_engine(administrator.url.set(database=name), poolclass=pool.NullPool)
+        assert await _tables(inside, "public") >= {
+            "directory_customers",
+            "directory_notes",
+            "directory_countries",
+        }
+        with pytest.raises(SchemaError, match="exists already"):
+            await directory.create("apex", mode="database", connection=name)
+        assert [tenant.slug for tenant in await directory.list()] == ["acme"]
+        await directory.drop(acme.id, confirm="acme")
+        assert await directory.list() == []
+        assert await _scalar(engine, f"count(*) FROM pg_database WHERE datname = '{name}'") == 0
+    finally:
+        dotmac_postgres.drop_database(name)
+
+
+async def test_a_database_whose_tables_cannot_be_made_is_gone(engine, administrator):
+    metadata = MetaData()
+    Table(
+        "directory_broken",
+        metadata,
+        Column("id", Integer, primary_key=True, server_default=text("nothing()")),
+    )
+    name = f"tenant_{uuid.uuid4().hex[:12]}"
+    directory = TenantDirectory(engine, DirectoryOptions(metadata=metadata), administrator=administrator)
+    await TenantDirectory(engine).install()
+    with pytest.raises(SchemaError, match="42883"):
+        await directory.create("acme", mode="database", connection=name)
+    assert await directory.list() == []
+    assert await _scalar(engine, f"count(*) FROM pg_database WHERE datname = '{name}'") == 0
+
+
+async def test_creation_that_was_cut_short_is_known_and_cleared_away(engine, directory):
+    await directory.create("acme", tenant_id="t1")
+    await _run(
+        engine,
+        "UPDATE admin.tenants SET is_complete = false, mode = 'database', connection = 'tenant_nowhere', is_owned = true",
+    )
+    elsewhere = TenantDirectory(engine)
+    with pytest.raises(TenantSuspendedError, match="incomplete"):
+        await elsewhere.placement_of("t1")
+    await elsewhere.drop("t1", confirm="acme")
+    assert await elsewhere.list() == []
+
+
+async def test_a_role_of_its_own_alone_may_use_the_schema(administrator):
+    role = f"tenant_{uuid.uuid4().hex[:12]}"
+    await _run(administrator, f"CREATE ROLE {role}_app NOLOGIN NOINHERIT")
+    metadata = MetaData()
+    Table("directory_plain", metadata, Column("tenant_id", String(63), primary_key=True))
+    directory = TenantDirectory(
+        administrator, DirectoryOptions(metadata=metadata, application_role=f"{role}_app", shared_schema=None)
+    )
+    await directory.install()
+    try:
+        acme = await directory.create("acme", mode="schema", role=role)
+        assert (await directory.placement_of(acme.id)).role == role
+        table = "tenant_acme.directory_plain"
+        async with administrator.connect() as connection:
+            await connection.execute(text(f"SET ROLE {role}_app"))
+            with pytest.raises(DBAPIError, match="permission denied"):
+                await connection.execute(text(f"SELECT * FROM {table}"))
+            await connection.rollback()
+            await connection.execute(text(f"SET ROLE {role}_app"))
+            await connection.execute(text(f"SET LOCAL ROLE {role}"))
+            await connection.execute(text(f"INSERT INTO {table} VALUES ('t1')"))
+            with pytest.raises(DBAPIError, match="permission denied"):
+                await connection.execute(text("CREATE TABLE tenant_acme.mine (id int)"))
+        await directory.drop(acme.id, confirm="acme")
+        assert await _scalar(administrator, f"count(*) FROM pg_roles WHERE rolname = '{role}'") == 0
+    finally:
+        await _run(administrator, f"DROP OWNED BY {role}_app")
+        await _run(administrator, f"DROP ROLE {role}_app")

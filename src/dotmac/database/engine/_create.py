@@ -11,6 +11,7 @@ from dotmac.database.engine import _liveness, _read_only, _redaction, _sqlite
 from dotmac.database.engine._connect import careful_connector
 from dotmac.database.engine._plan import Plan, plan_engine
 from dotmac.database.errors import ConfigurationError
+from dotmac.database.tenancy import raise_quota_errors
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Engine
@@ -108,6 +109,8 @@ def _made(make: Any, plan: Plan, arguments: dict[str, Any]) -> Any:
 def _watch(engine: Engine, plan: Plan) -> None:
     if plan.arguments["hide_parameters"]:
         _redaction.install(engine)
+    if plan.backend == "postgresql":
+        raise_quota_errors(engine)
     if plan.backend in {"mysql", "mariadb", "sqlite"}:
         _read_only.install(engine)
     if plan.sqlite is not None:

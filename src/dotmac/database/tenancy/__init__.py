@@ -38,12 +38,28 @@ from dotmac.database.tenancy._verified import (
 
 if TYPE_CHECKING:
     from dotmac.database.tenancy._directory import TenantDirectory
+    from dotmac.database.tenancy._directory_blocking import BlockingTenantDirectory
     from dotmac.database.tenancy._directory_options import DirectoryOptions
+    from dotmac.database.tenancy._names import (
+        check_schema_name,
+        check_slug,
+        check_tenant_id,
+        is_schema_name,
+        schema_name,
+    )
     from dotmac.database.tenancy._quotas import Quotas
+    from dotmac.database.tenancy._row_quotas import raise_quota_errors
     from dotmac.database.tenancy._tenant import Tenant, TenantStatus
 
 # What only few programs need, imported on first use.
 _LAZY = {
+    "BlockingTenantDirectory": "_directory_blocking",
+    "check_schema_name": "_names",
+    "check_slug": "_names",
+    "check_tenant_id": "_names",
+    "is_schema_name": "_names",
+    "raise_quota_errors": "_row_quotas",
+    "schema_name": "_names",
     "DirectoryOptions": "_directory_options",
     "Quotas": "_quotas",
     "Tenant": "_tenant",
@@ -57,6 +73,7 @@ __all__ = [
     "SESSION_KEY",
     "TENANT_SETTING",
     "VERIFY_SQL",
+    "BlockingTenantDirectory",
     "DirectoryOptions",
     "IsolationMode",
     "Owner",
@@ -75,17 +92,23 @@ __all__ = [
     "begin_sql",
     "bound_by_the_server",
     "bound_context",
+    "check_schema_name",
+    "check_slug",
+    "check_tenant_id",
     "disable_row_level_security",
     "divided_tables",
     "drop_row_level_security_sql",
     "enable_row_level_security",
+    "is_schema_name",
     "quoted_identifier",
     "quoted_literal",
+    "raise_quota_errors",
     "require_tenant",
     "role_facts",
     "role_statements",
     "row_level_security_sql",
     "rule_of",
+    "schema_name",
     "scope_for",
     "tenancy_of",
     "tenant_value",

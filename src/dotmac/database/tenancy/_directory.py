@@ -13,7 +13,8 @@ from dotmac.database.tenancy._directory_options import DirectoryOptions
 from dotmac.database.tenancy._names import check_slug, check_tenant_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.engine import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -39,8 +40,8 @@ class HasAsyncEngine(Protocol):
 class TenantDirectory:
     """The directory of tenants.
 
-    Takes an `AsyncDatabase` or an asyncio engine whose role may read the directory's table; to make and drop tenants,
-    one that may create schemas (and, for databases and roles, these too).
+    Takes an `AsyncDatabase` or an asyncio engine whose role may read the directory's table. What changes tenants goes
+    through ``administrator``, by default the same: its role may create schemas, and databases and roles where wanted.
 
     Resolving a tenant is answered from memory; a change made by another process is seen within ``options.stale_for``.
 
@@ -57,10 +58,15 @@ class TenantDirectory:
     """
 
     def __init__(
-        self, database: AsyncEngine | HasAsyncEngine, options: DirectoryOptions | None = None
+        self,
+        database: AsyncEngine | HasAsyncEngine,
+        options: DirectoryOptions | None = None,
+        *,
+        administrator: AsyncEngine | HasAsyncEngine | None = None,
     ) -> None:
         self.options = options or DirectoryOptions()
         self._database = database
+        self._administrator = database if administrator is None else administrator
         self._core = DirectoryCore(self.options)
         # Per loop: callers that want the same tenant at the same time share one question.
         self._reads: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Reads] = (
@@ -69,7 +75,7 @@ class TenantDirectory:
 
     async def install(self) -> None:
         """Make the directory's table and schemas where they are missing, and let the application role read them."""
-        await self._run(self._core.install)
+        await self._change(self._core.install)
 
     async def create(
         self,
@@ -110,7 +116,92 @@ class TenantDirectory:
             role=role,
             quotas=quotas,
         )
-        return await self._run(lambda engine: self._core.create(engine, new))
+        return await self._change(lambda engine: self._core.create(engine, new))
+
+    async def register(
+        self,
+        slug: str,
+        *,
+        mode: IsolationMode | str,
+        tenant_id: str | None = None,
+        name: str | None = None,
+        connection: str | None = None,
+        schema: str | None = None,
+        role: str | None = None,
+        quotas: Quotas | None = None,
+    ) -> Tenant:
+        """A tenant whose schema or database exists already. It stays its maker's: `drop` leaves it alone.
+
+        Arguments and errors as for `create`.
+        """
+        new = NewTenant.checked(
+            slug,
+            mode=mode,
+            tenant_id=tenant_id,
+            name=name,
+            connection=connection,
+            schema=schema,
+            role=role,
+            quotas=quotas,
+            is_owned=False,
+        )
+        return await self._change(lambda engine: self._core.create(engine, new))
+
+    async def suspend(self, tenant_id: str) -> Tenant:
+        """Serve the tenant no more: here at once, in other processes within ``options.stale_for``.
+
+        What runs already runs to its end. Suspending twice changes nothing.
+        """
+        return await self._change(lambda engine: self._core.change(engine, tenant_id, is_active=False))
+
+    async def resume(self, tenant_id: str) -> Tenant:
+        """Serve the tenant again."""
+        return await self._change(lambda engine: self._core.change(engine, tenant_id, is_active=True))
+
+    async def rename(self, tenant_id: str, slug: str) -> Tenant:
+        """Call the tenant ``slug`` from now on. Its id stays, and so does its schema or database, under its old name.
+
+        Raises:
+            TenantExistsError: Another tenant is called so.
+        """
+        check_slug(slug)
+        return await self._change(lambda engine: self._core.change(engine, tenant_id, slug=slug))
+
+    async def set_quotas(self, tenant_id: str, quotas: Quotas) -> Tenant:
+        """Give the tenant ``quotas`` in place of those it has. A table with a quota is locked while its rows are counted.
+
+        Raises:
+            ValidationError: A quota of rows cannot be kept on this database or for this table.
+        """
+        return await self._change(lambda engine: self._core.set_quotas(engine, tenant_id, quotas))
+
+    async def drop(self, tenant_id: str, *, confirm: str, keep_data: bool = False) -> Tenant:
+        """Remove the tenant and its data: rows, schema or database. Returns it as it was.
+
+        Args:
+            tenant_id: Which one.
+            confirm: Its slug, once more.
+            keep_data: True to remove it from the directory alone. What was registered is kept in any case.
+
+        Raises:
+            ValidationError: ``confirm`` is not its slug.
+            SchemaError: The schema or database is not the one the directory made, or something else depends on it.
+        """
+        return await self._change(
+            lambda engine: self._core.drop(engine, tenant_id, confirm, keep_data=keep_data)
+        )
+
+    async def rows_quota_of(self, tenant_id: str) -> Mapping[str, int]:
+        """How many rows the tenant may have, by table; from memory."""
+        return (await self._known(tenant_id)).tenant.quotas.rows
+
+    def admit(self, placement: Placement) -> AbstractAsyncContextManager[None]:
+        """A place for one session of the tenant; waits for one where the quota of connections is used up.
+
+        Raises:
+            QuotaExceededError: On entering: none became free within ``options.admission_timeout``.
+        """
+        return self._core.placed(placement)
 
     async def get(self, tenant_id: str) -> Tenant:
         """The tenant, read now, whatever its status.
@@ -152,9 +243,12 @@ class TenantDirectory:
             TenantSuspendedError: It must not be served now.
         """
         known = self._core.cache.fresh(tenant_id)
-        if known is None:
-            known = await self._read_once("tenant_id", check_tenant_id(tenant_id))
-        return serving(known).placement
+        return serving(await self._known(tenant_id) if known is None else known).placement
+
+    async def _known(self, tenant_id: str) -> Known:
+        return self._core.cache.fresh(tenant_id) or await self._read_once(
+            "tenant_id", check_tenant_id(tenant_id)
+        )
 
     async def _read_once(self, key: str, value: str) -> Known:
         loop = asyncio.get_running_loop()
@@ -168,9 +262,16 @@ class TenantDirectory:
         return await asyncio.shield(task)
 
     async def _run(self, operation: Callable[[Engine], _T]) -> _T:
-        database: Any = self._database
-        engine: AsyncEngine = database if hasattr(database, "sync_engine") else database.engine
-        return await greenlet_spawn(operation, engine.sync_engine)
+        return await greenlet_spawn(operation, _engine_of(self._database).sync_engine)
+
+    async def _change(self, operation: Callable[[Engine], _T]) -> _T:
+        return await greenlet_spawn(operation, _engine_of(self._administrator).sync_engine)
+
+
+def _engine_of(database: Any) -> AsyncEngine:
+    # An AsyncEngine has an attribute `engine` too: its blocking half.
+    engine: AsyncEngine = database if hasattr(database, "sync_engine") else database.engine
+    return engine
 
 
 def _ended(task: asyncio.Task[Known], reads: _Reads, key: tuple[str, str]) -> None:

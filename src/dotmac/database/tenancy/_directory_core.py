@@ -23,6 +23,8 @@ from dotmac.database.errors import (
     ValidationError,
 )
 from dotmac.database.models import utc_now, uuid7
+from dotmac.database.tenancy._admission import Admission, Admitted
+from dotmac.database.tenancy._databases import database_script, drop_database, new_database
 from dotmac.database.tenancy._directory_cache import DirectoryCache
 from dotmac.database.tenancy._directory_table import select_tenants, tenant_of_row, tenants_table
 from dotmac.database.tenancy._names import (
@@ -35,7 +37,8 @@ from dotmac.database.tenancy._names import (
 from dotmac.database.tenancy._placement import IsolationMode
 from dotmac.database.tenancy._provisioning import render_version
 from dotmac.database.tenancy._quotas import Quotas
-from dotmac.database.tenancy._schemas import RenderedTables, make_schema
+from dotmac.database.tenancy._row_quotas import forget_rows, install_counters, limit_rows, require_countable
+from dotmac.database.tenancy._schemas import RenderedTables, delete_rows, drop_schema, make_schema
 from dotmac.database.tenancy._script import sqlstate_of
 from dotmac.database.tenancy._session_context import quoted_identifier
 from dotmac.database.tenancy._tenant import TenantStatus
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 
     from dotmac.database.tenancy._directory_cache import Known
     from dotmac.database.tenancy._directory_options import DirectoryOptions
+    from dotmac.database.tenancy._placement import Placement
     from dotmac.database.tenancy._tenant import Tenant
 
 _INSTALL_LOCK = 7_236_418_801_215_544_291
@@ -128,6 +132,7 @@ class DirectoryCore:
     def __init__(self, options: DirectoryOptions) -> None:
         self.options = options
         self.cache = DirectoryCache(options.cache_size, options.stale_for)
+        self.admission = Admission(options.admission_timeout)
 
     def install(self, engine: Engine) -> None:
         """Make the directory's table, and the shared schema; nothing happens where they are."""
@@ -140,6 +145,7 @@ class DirectoryCore:
                     if schema is not None:
                         connection.execute(CreateSchema(schema, if_not_exists=True))
             table.create(connection, checkfirst=True)
+            install_counters(connection, self.options)
             if engine.dialect.name == "postgresql" and self.options.application_role is not None:
                 for statement in self._reader_grants(self.options.application_role):
                     connection.execute(text(statement))
@@ -158,11 +164,82 @@ class DirectoryCore:
 
     def create(self, engine: Engine, new: NewTenant) -> Tenant:
         """Write ``new`` down and make what it needs."""
+        if new.mode is IsolationMode.DATABASE and new.is_owned:
+            return self._create_with_database(engine, new)
         made = self._maker(engine, new)
         with self._connected(engine) as connection:
             self._insert(connection, new, is_complete=True)
             made(connection)
-            return self._required(connection, new.id)
+            tenant = self._required(connection, new.id)
+            limit_rows(connection, tenant, self.options)
+            return tenant
+
+    def _create_with_database(self, engine: Engine, new: NewTenant) -> Tenant:
+        """Three transactions, for CREATE DATABASE can be in none."""
+        require_countable(new.mode, new.quotas)
+        script = database_script(engine, self.options, self._version)
+        with self._connected(engine) as connection:
+            self._insert(connection, new, is_complete=False)
+        try:
+            with new_database(engine, new, script):
+                return self.change(engine, new.id, is_complete=True)
+        except BaseException:
+            with self._connected(engine) as connection:
+                self._delete(connection, new.id)
+            raise
+
+    def set_quotas(self, engine: Engine, tenant_id: str, quotas: Quotas) -> Tenant:
+        """Replace the quotas of one tenant; rows are counted now."""
+        table = self._table(engine)
+        changed = update(table).where(table.c.id == check_tenant_id(tenant_id))
+        try:
+            with self._connected(engine) as connection:
+                connection.execute(changed.values(quotas=quotas.to_json(), updated_at=utc_now()))
+                tenant = self._required(connection, tenant_id)
+                limit_rows(connection, tenant, self.options)
+                return tenant
+        finally:
+            self.cache.forget(tenant_id)
+
+    def drop(self, engine: Engine, tenant_id: str, confirm: str, *, keep_data: bool) -> Tenant:
+        """Remove a tenant and, unless ``keep_data``, what the directory made for it; the tenant as it was."""
+        try:
+            with self._connected(engine) as connection:
+                tenant = self._required(connection, check_tenant_id(tenant_id), for_update=True)
+                if confirm != tenant.slug:
+                    raise ValidationError(
+                        f"To drop the tenant {tenant_id!r}, confirm it with its slug; {confirm!r} is another. Nothing was "
+                        f"dropped.",
+                        field="confirm",
+                    )
+                with_database = tenant.mode is IsolationMode.DATABASE and tenant.is_owned and not keep_data
+                if with_database:
+                    # From now on nobody is let in.
+                    table = self._table(engine)
+                    connection.execute(update(table).where(table.c.id == tenant.id).values(is_complete=False))
+                else:
+                    self._drop_here(connection, tenant, keep_data=keep_data)
+            if with_database:
+                drop_database(engine, tenant)
+                with self._connected(engine) as connection:
+                    self._delete(connection, tenant.id)
+            return tenant
+        finally:
+            self.cache.forget(tenant_id)
+
+    def _drop_here(self, connection: Connection, tenant: Tenant, *, keep_data: bool) -> None:
+        if not keep_data and tenant.mode is IsolationMode.SHARED:
+            delete_rows(connection, tenant, self.options)
+        if not keep_data and tenant.mode is IsolationMode.SCHEMA and tenant.is_owned:
+            drop_schema(connection, tenant)
+        forget_rows(connection, tenant, self.options)
+        self._delete(connection, tenant.id)
+
+    def placed(self, placement: Placement) -> Admitted:
+        """A place for a session of the tenant; see `Admission`."""
+        known = self.cache.latest(placement.tenant_id)
+        limit = None if known is None else known.tenant.quotas.connections
+        return Admitted(self.admission, placement.tenant_id, limit)
 
     def _maker(self, engine: Engine, new: NewTenant) -> Callable[[Connection], None]:
         """What makes the tenant's schema; everything that can be refused is refused before any SQL."""

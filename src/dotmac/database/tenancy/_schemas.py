@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import text
+from sqlalchemy import and_, delete, exists, false, func, select, text
 
-from dotmac.database.errors import ConfigurationError, DatabaseError, SchemaError
+from dotmac.database.errors import ConfigurationError, SchemaError, ValidationError
+from dotmac.database.models import python_type_of
+from dotmac.database.tenancy._policies import row_level_security_sql
 from dotmac.database.tenancy._provisioning import (
     Access,
     ownership_mark,
@@ -16,12 +18,13 @@ from dotmac.database.tenancy._provisioning import (
     tenant_tables,
 )
 from dotmac.database.tenancy._script import message_of, send_script, sqlstate_of
-from dotmac.database.tenancy._session_context import quoted_identifier
+from dotmac.database.tenancy._session_context import TENANT_SETTING, quoted_identifier
+from dotmac.database.tenancy._tables import divided_tables, tenancy_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection, Table
 
     from dotmac.database.tenancy._directory_core import NewTenant
     from dotmac.database.tenancy._directory_options import DirectoryOptions
@@ -78,6 +81,8 @@ class RenderedTables:
             return cls((), ())
         tables = tenant_tables(options.metadata, options.tables)
         statements = render_tables(options.metadata, tables)
+        if options.row_level_security:
+            statements += row_level_security_sql(tables)
         return cls(tuple(table.name for table in tables), tuple(statements))
 
 
@@ -107,8 +112,6 @@ def make_schema(
     script = schema_script(new.schema, new.id, options.shared_schema, body.statements, version, access)
     try:
         send_script(connection, script)
-    except DatabaseError:
-        raise
     except Exception as error:
         state = sqlstate_of(error)
         if state is None:
@@ -177,3 +180,40 @@ def _refuse_inheritance(connection: Connection, access: Access) -> None:
             f"With a role per tenant, the role {access.application_role} would have the rights of all of them at once. On "
             f"PostgreSQL before 16, say ALTER ROLE {access.application_role} NOINHERIT first."
         )
+
+
+def delete_rows(connection: Connection, tenant: Tenant, options: DirectoryOptions) -> None:
+    """Delete the tenant's rows from the tables that tenants share, those that hang on others first.
+
+    Raises:
+        ValidationError: Which tables these are is not known here.
+    """
+    if options.metadata is None or tenant.connection is not None:
+        raise ValidationError(
+            f"The rows of {tenant.slug!r} are in shared tables that the directory does not know{_elsewhere(tenant)}. Give it "
+            f"metadata=, or remove the tenant alone with keep_data=True and delete its rows yourself.",
+            field="keep_data",
+        )
+    if connection.dialect.name == "postgresql":  # forced row-level security binds the tables' owner too
+        connection.execute(select(func.set_config(TENANT_SETTING, tenant.id, True)))  # noqa: FBT003 - SQL has no keywords
+    for table in reversed(list(divided_tables(options.metadata))):
+        connection.execute(delete(table).where(_belongs(table, tenant.id)))
+
+
+def _elsewhere(tenant: Tenant) -> str:
+    return "" if tenant.connection is None else f" (on the connection {tenant.connection!r})"
+
+
+def _belongs(table: Table, tenant_id: str) -> ColumnElement[bool]:
+    tenancy = tenancy_of(table)
+    if tenancy.column is not None:
+        kind = python_type_of(tenancy.column.type)
+        try:
+            value = tenant_id if kind is None or kind is str else kind(tenant_id)
+        except (TypeError, ValueError):
+            return false()  # no row can have this tenant
+        return tenancy.column == value
+    owner = tenancy.owner
+    assert owner is not None  # noqa: S101 - it is divided
+    pairs = [ours == theirs for ours, theirs in owner.pairs]
+    return exists(select(1).select_from(owner.table).where(and_(*pairs), _belongs(owner.table, tenant_id)))
