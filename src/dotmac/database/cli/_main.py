@@ -31,6 +31,7 @@ _WIDEST = 10_000
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("dotmac.database.cli.demo", "Run the whole library on real servers and report."),
     "dev": ("dotmac.database.cli.dev", "Keep a PostgreSQL and a Valkey running for development."),
+    "doctor": ("dotmac.database.cli.doctor", "Find ways from one tenant to another in a live database."),
     "init": ("dotmac.database.cli.init", "Create a new application from the template."),
     "prestart": ("dotmac.database.cli.prestart", "Wait until the database answers."),
     "roles": ("dotmac.database.cli.roles", "Set up the owner's, the application's and other roles."),

@@ -97,7 +97,7 @@ def secure_sql(
     name: str, rule: TenantRule, *, schema: str | None = None, partitions: bool = False
 ) -> list[str]:
     """Row-level security by ``rule`` on one table; with ``partitions``, on each of its partitions too."""
-    target = _target(name, schema)
+    target = table_target(name, schema)
     statements = _enabling(target, rule.predicate(quoted_identifier(name)))
     if partitions:
         statements.append(_on_partitions(target, _enabling(_TARGET, rule.predicate(_RELATION))))
@@ -106,7 +106,7 @@ def secure_sql(
 
 def unsecure_sql(name: str, *, schema: str | None = None, partitions: bool = False) -> list[str]:
     """No row-level security, and none of our policies, on one table; with ``partitions``, on its partitions neither."""
-    target = _target(name, schema)
+    target = table_target(name, schema)
     statements = _disabling(target)
     if partitions:
         statements.append(_on_partitions(target, _disabling(_TARGET)))
@@ -170,7 +170,8 @@ BEGIN
 END $dotmac$"""  # noqa: S608 - quoted
 
 
-def _target(name: str, schema: str | None) -> str:
+def table_target(name: str, schema: str | None) -> str:
+    """The quoted name of a table, with its schema where one is given."""
     quoted = quoted_identifier(name)
     return quoted if schema is None else f"{quoted_identifier(schema)}.{quoted}"
 
@@ -192,7 +193,7 @@ def _index_sql(table: Table) -> list[str]:
         return []
     index = quoted_identifier(f"ix_{table.name}_{column.name}"[:_LONGEST_NAME])
     return [
-        f"CREATE INDEX IF NOT EXISTS {index} ON {_target(table.name, table.schema)} ({quoted_identifier(column.name)})"
+        f"CREATE INDEX IF NOT EXISTS {index} ON {table_target(table.name, table.schema)} ({quoted_identifier(column.name)})"
     ]
 
 

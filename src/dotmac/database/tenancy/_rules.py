@@ -84,7 +84,8 @@ class TenantRule:
         """True if ``printed``, as ``pg_get_expr`` gives it for a policy on ``schema.relation``, is this rule and no other."""
         if printed is None:
             return False
-        return _printed(self, relation, schema).fullmatch(" ".join(printed.split())) is not None
+        place = (relation, schema) if self.through else ("", "")  # one pattern for all tables with the column
+        return _printed(self, *place).fullmatch(" ".join(printed.split())) is not None
 
     def _setting(self) -> str:
         return _SETTING_SQL if self.cast is None else f"CAST({_SETTING_SQL} AS {self.cast})"
