@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("dotmac.database.cli.init", "Create a new application from the template."),
     "prestart": ("dotmac.database.cli.prestart", "Wait until the database answers."),
     "roles": ("dotmac.database.cli.roles", "Set up the owner's, the application's and other roles."),
+    "tenant": ("dotmac.database.cli.tenant", "Create, list, suspend, rename and drop tenants."),
 }
 
 # Modules whose absence means that an extra was not installed.
