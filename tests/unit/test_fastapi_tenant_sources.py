@@ -382,3 +382,18 @@ async def test_a_plain_generator_body_keeps_the_requests_tenant():
         *(_answer(app, headers={"X-Tenant-ID": f"t{number}"}) for number in range(8))
     )
     assert [answer.text for answer in answers] == [f"t{number} " * 3 for number in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("header", "status", "tenant"), [(None, 200, "acme"), ("acme", 200, "acme"), ("globex", 403, None)]
+)
+async def test_a_mounted_application_cannot_change_the_tenant(header, status, tenant):
+    inner = _application(header_tenant())
+    outer = FastAPI()
+    outer.add_middleware(RequestContextMiddleware, resolve_tenant=BY_HOST)
+    outer.mount("/inner", inner)
+    headers = {} if header is None else {"X-Tenant-ID": header}
+    answer = await _answer(outer, url="http://acme.example.com/inner/x", headers=headers)
+    assert answer.status_code == status
+    if tenant is not None:
+        assert answer.json() == tenant

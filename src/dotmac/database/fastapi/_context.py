@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _REQUEST_ID = "X-Request-ID"
 _MAX_ID_CHARS = 255
+_SCOPE_KEY = "dotmac_context"
 _FROM_HEADER = header_tenant()
 
 
@@ -38,7 +39,8 @@ class RequestContextMiddleware:
 
     ``app.add_middleware(RequestContextMiddleware, resolve_tenant=…, resolve_user=…)``. A request without a tenant
     passes: tenant models then refuse, and so does `RequestContextDependency`. A malformed tenant or user is answered
-    with 400, or by closing the WebSocket; nothing of the application runs. A resolver may raise ``HTTPException`` to refuse by itself.
+    with 400, or by closing the WebSocket; nothing of the application runs. In a mounted application's own middleware,
+    another tenant than the outer one's is answered with 403. A resolver may raise ``HTTPException`` to refuse by itself.
     The request's id comes from ``X-Request-ID``, or is made, and goes back in the response.
     """
 
@@ -55,10 +57,14 @@ class RequestContextMiddleware:
             await self._app(scope, receive, send)
             return
         try:
-            context = await _read_context(HTTPConnection(scope), self._resolve_tenant, self._resolve_user)
+            connection = HTTPConnection(scope)
+            context = await _read_context(connection, self._resolve_tenant, self._resolve_user)
+            if (outer := scope.get(_SCOPE_KEY)) is not None:  # of the application that this one is mounted in
+                context = _agreed(connection, outer, context)
         except (HTTPException, WebSocketException) as error:
             await answer_refusal(error, scope, receive, send)
             return
+        scope[_SCOPE_KEY] = context
         request_id = (context.request_id or "").encode()
 
         async def send_with_id(message: Message) -> None:
@@ -112,7 +118,7 @@ class RequestContextDependency:
     async def __call__(self, connection: HTTPConnection, **_documented: Any) -> AsyncIterator[RequestContext]:
         """Bind the context until the response is sent."""
         asked = await _read_context(connection, self._resolve_tenant, self._resolve_user)
-        context = self._agreed(connection, current_context(), asked)
+        context = _agreed(connection, current_context(), asked)
         if self._required and context.tenant_id is None:
             raise refusal(connection, self._missing_status, _missing(self._resolve_tenant))
         for session in connection.scope.get(SESSIONS, ()):
@@ -120,16 +126,16 @@ class RequestContextDependency:
         with use_context(context):
             yield context
 
-    @staticmethod
-    def _agreed(connection: HTTPConnection, outer: RequestContext, asked: RequestContext) -> RequestContext:
-        if outer.tenant_id is not None and asked.tenant_id not in {None, outer.tenant_id}:
-            raise refusal(connection, 403, "The request names another tenant than the one it belongs to.")
-        return replace(
-            asked,
-            tenant_id=outer.tenant_id or asked.tenant_id,
-            user_id=asked.user_id or outer.user_id,
-            request_id=outer.request_id or asked.request_id,
-        )
+
+def _agreed(connection: HTTPConnection, outer: RequestContext, asked: RequestContext) -> RequestContext:
+    if outer.tenant_id is not None and asked.tenant_id not in {None, outer.tenant_id}:
+        raise refusal(connection, 403, "The request names another tenant than the one it belongs to.")
+    return replace(
+        asked,
+        tenant_id=outer.tenant_id or asked.tenant_id,
+        user_id=asked.user_id or outer.user_id,
+        request_id=outer.request_id or asked.request_id,
+    )
 
 
 async def _read_context(
