@@ -14,7 +14,7 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
-from dotmac.database.alembic import _compare, _filters, _render
+from dotmac.database.alembic import _compare, _filters, _render, _security
 from dotmac.database.alembic._engines import SQLITE_BEGIN, with_connection
 from dotmac.database.alembic._hints import add_hint
 from dotmac.database.alembic._locks import (
@@ -49,6 +49,7 @@ def run_migrations(
     version_table_schema: str | None = None,
     compare_type: bool | Callable[..., bool | None] = True,
     compare_server_default: bool | Callable[..., bool | None] = True,
+    row_level_security: bool = False,
     render_item: Callable[..., Any] = _render.render_item,
     render_as_batch: bool | None = None,
     transaction_per_migration: bool | None = None,
@@ -75,6 +76,7 @@ def run_migrations(
         version_table_schema: Its schema; created if it is missing.
         compare_type: Autogenerate notices changed column types; True also knows types that a database spells otherwise.
         compare_server_default: Autogenerate notices changed server defaults; True as for types.
+        row_level_security: Autogenerate notices tenants' tables whose policies are missing or differ, on PostgreSQL.
         render_item: Alembic's hook; ours writes plain SQLAlchemy types into revisions.
         render_as_batch: Write ALTERs as batch operations. Default: on SQLite, which needs them.
         transaction_per_migration: Commit after each revision, so that a failed one keeps those before it and autocommit
@@ -110,6 +112,7 @@ def run_migrations(
                 _compare.compare_server_default if compare_server_default is True else compare_server_default
             ),
             "render_item": render_item,
+            _security.OPTION: row_level_security,
         }
         | options,
     )

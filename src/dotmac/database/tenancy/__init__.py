@@ -11,7 +11,10 @@ from dotmac.database.tenancy._policies import (
     disable_row_level_security,
     drop_row_level_security_sql,
     enable_row_level_security,
+    literal_sql,
     row_level_security_sql,
+    secure_sql,
+    unsecure_sql,
 )
 from dotmac.database.tenancy._roles import (
     RoleFacts,
@@ -20,7 +23,13 @@ from dotmac.database.tenancy._roles import (
     role_facts,
     role_statements,
 )
-from dotmac.database.tenancy._rules import PERMISSIVE_POLICY, RESTRICTIVE_POLICY, TenantRule, rule_of
+from dotmac.database.tenancy._rules import (
+    PERMISSIVE_POLICY,
+    RESTRICTIVE_POLICY,
+    OwnerStep,
+    TenantRule,
+    rule_of,
+)
 from dotmac.database.tenancy._scope import Scope, require_tenant, scope_for, tenant_value, visible
 from dotmac.database.tenancy._session_context import (
     TENANT_SETTING,
@@ -28,10 +37,11 @@ from dotmac.database.tenancy._session_context import (
     quoted_identifier,
     quoted_literal,
 )
-from dotmac.database.tenancy._tables import Owner, TableTenancy, divided_tables, tenancy_of
+from dotmac.database.tenancy._tables import TENANT_COLUMN, Owner, TableTenancy, divided_tables, tenancy_of
 from dotmac.database.tenancy._verified import (
     VERIFY_SQL,
     bound_by_the_server,
+    secured,
     verified,
     verify_parameters,
 )
@@ -71,12 +81,14 @@ __all__ = [
     "PERMISSIVE_POLICY",
     "RESTRICTIVE_POLICY",
     "SESSION_KEY",
+    "TENANT_COLUMN",
     "TENANT_SETTING",
     "VERIFY_SQL",
     "BlockingTenantDirectory",
     "DirectoryOptions",
     "IsolationMode",
     "Owner",
+    "OwnerStep",
     "Placement",
     "PlacementResolver",
     "Quotas",
@@ -100,6 +112,7 @@ __all__ = [
     "drop_row_level_security_sql",
     "enable_row_level_security",
     "is_schema_name",
+    "literal_sql",
     "quoted_identifier",
     "quoted_literal",
     "raise_quota_errors",
@@ -110,8 +123,11 @@ __all__ = [
     "rule_of",
     "schema_name",
     "scope_for",
+    "secure_sql",
+    "secured",
     "tenancy_of",
     "tenant_value",
+    "unsecure_sql",
     "verified",
     "verify_parameters",
     "visible",
