@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import asyncpg
-from benchmarks import health, transactions
+from benchmarks import health, tenants, transactions
 from benchmarks.cases import Bench, build, deep_page
 from benchmarks.harness import Case, Timing, micros, ratio, run
 from benchmarks.models import Ticket, row
@@ -23,6 +23,7 @@ from sqlalchemy import select, text
 
 from dotmac.database import AsyncRepository, create_async_engine, create_session_factory
 from dotmac.database.embedded import EmbeddedPostgres
+from dotmac.database.tenancy import TenantDirectory
 
 
 def main() -> None:
@@ -59,12 +60,13 @@ async def _compare(url: str, options: argparse.Namespace) -> list[dict[str, Any]
     async with sessions.begin() as session:
         await AsyncRepository(session, Ticket).bulk_create([row(i) for i in range(10_000)], returning=False)
         ids = list(await session.scalars(select(Ticket.id).limit(1000)))
+    await TenantDirectory(engine).install()
     raw = await asyncpg.connect(plain_url)
     await raw.execute("VACUUM ANALYZE tickets")
     bench = Bench(engine, sessions, raw, ids)
     wanted = [
         case
-        for room in (build, transactions.build, health.build)
+        for room in (build, transactions.build, health.build, tenants.build)
         for case in room(bench)
         if options.only in case.name
     ]

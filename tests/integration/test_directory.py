@@ -6,7 +6,7 @@ import uuid
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Column, Enum, ForeignKey, Integer, MetaData, String, Table, make_url, pool, text
+from sqlalchemy import Column, Enum, ForeignKey, Index, Integer, MetaData, String, Table, make_url, pool, text
 from sqlalchemy.exc import DBAPIError
 
 from dotmac.database import create_async_engine
@@ -464,3 +464,84 @@ async def test_a_role_of_its_own_alone_may_use_the_schema(administrator):
     finally:
         await _run(administrator, f"DROP OWNED BY {role}_app")
         await _run(administrator, f"DROP ROLE {role}_app")
+
+
+async def test_a_schema_on_another_database_is_registered_not_made(directory):
+    with pytest.raises(ValidationError, match="register"):
+        await directory.create("acme", mode="schema", connection="eu-1")
+    assert (await directory.register("acme", mode="schema", connection="eu-1")).connection == "eu-1"
+
+
+async def test_policies_in_a_tenants_own_schema_where_wanted(engine, directory):
+    directory = TenantDirectory(engine, DirectoryOptions(metadata=METADATA, row_level_security=True))
+    acme = await directory.create("acme", mode="schema")
+    forced = await _scalar(
+        engine,
+        "count(*) FROM pg_class WHERE relnamespace = 'tenant_acme'::regnamespace AND relrowsecurity AND relforcerowsecurity",
+    )
+    assert forced == 2
+    await directory.drop(acme.id, confirm="acme")
+
+
+async def test_a_new_schema_is_marked_to_be_at_the_head_of_its_migrations(engine, directory, tmp_path):
+    (tmp_path / "versions").mkdir()
+    (tmp_path / "versions" / "1_first.py").write_text("revision = 'first'\ndown_revision = None\n")
+    directory = TenantDirectory(engine, DirectoryOptions(metadata=METADATA, migrations=tmp_path))
+    await directory.create("acme", mode="schema")
+    assert await _scalar(engine, "version_num FROM tenant_acme.alembic_version") == "first"
+
+
+async def test_indexes_are_plain_and_the_percent_sign_arrives(engine):
+    metadata = MetaData()
+    table = Table(
+        "directory_odd",
+        metadata,
+        Column("tenant_id", String(63), primary_key=True),
+        Column("share", String(9), server_default="5%", comment="in %"),
+    )
+    Index("ix_directory_odd", table.c.share, postgresql_concurrently=True)
+    directory = TenantDirectory(engine, DirectoryOptions(metadata=metadata))
+    await directory.install()
+    await directory.create("acme", mode="schema")
+    await _run(engine, "INSERT INTO tenant_acme.directory_odd (tenant_id) VALUES ('a')")
+    assert await _scalar(engine, "share FROM tenant_acme.directory_odd") == "5%"
+
+
+async def _waits_for_a_lock(engine):
+    """The backend that waits, as soon as there is one."""
+    async with asyncio.timeout(60):
+        while True:
+            pid = await _scalar(
+                engine,
+                "min(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+            )
+            if pid is not None:
+                return pid
+
+
+@pytest.mark.parametrize("end", ["cancelled", "killed"])
+async def test_creation_that_is_ended_in_the_middle_leaves_nothing(engine, directory, end):
+    async with engine.connect() as other:
+        # The script runs into this lock when it refers to the shared table.
+        await other.execute(text("LOCK TABLE shared.directory_countries"))
+        creation = asyncio.ensure_future(directory.create("acme", mode="schema"))
+        pid = await _waits_for_a_lock(engine)
+        if end == "cancelled":
+            creation.cancel()
+        else:
+            await _scalar(engine, f"pg_terminate_backend({pid})")
+        outcome = (await asyncio.gather(creation, return_exceptions=True))[0]
+        assert isinstance(outcome, asyncio.CancelledError if end == "cancelled" else Exception)
+    assert await directory.list() == []
+    assert (await directory.create("acme", mode="schema")).schema == "tenant_acme"
+
+
+async def test_a_caller_that_gives_up_takes_the_answer_from_nobody(engine, directory):
+    acme = await directory.create("acme")
+    async with engine.begin() as other:
+        await other.execute(text("LOCK TABLE admin.tenants"))
+        first, second = (asyncio.ensure_future(directory.placement_of(acme.id)) for _ in range(2))
+        await _waits_for_a_lock(engine)
+        first.cancel()
+    assert (await second).tenant_id == acme.id
+    assert first.cancelled()

@@ -176,6 +176,7 @@ class DirectoryCore:
 
     def _create_with_database(self, engine: Engine, new: NewTenant) -> Tenant:
         """Three transactions, for CREATE DATABASE can be in none."""
+        check_schema_name(new.connection or "")
         require_countable(new.mode, new.quotas)
         script = database_script(engine, self.options, self._version)
         with self._connected(engine) as connection:
@@ -248,6 +249,12 @@ class DirectoryCore:
         if engine.dialect.name != "postgresql":
             raise ConfigurationError(
                 "A schema for each tenant needs PostgreSQL. Elsewhere use mode shared or database."
+            )
+        if new.connection is not None:
+            raise ValidationError(
+                "A schema is made on the directory's own database. Make this one where it is to be, and `register` the tenant "
+                "with its connection.",
+                field="connection",
             )
         body, version = self._tenant_tables, self._version
         return lambda connection: make_schema(connection, new, self.options, body=body, version=version)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from dotmac.database.tenancy._tenant import Tenant
 
 _DUPLICATE_SCHEMA = "42P06"
-_DUPLICATE_OBJECT = "42710"
 _VERSION_WITH_SET_OPTION = (16, 0)
 
 # Tables of other tenants' names in the shared schema would answer where a tenant's own table is missing.
@@ -110,22 +109,7 @@ def make_schema(
     if options.shared_schema is not None and body.names:
         _refuse_shadows(connection, options.shared_schema, body.names)
     script = schema_script(new.schema, new.id, options.shared_schema, body.statements, version, access)
-    try:
-        send_script(connection, script)
-    except Exception as error:
-        state = sqlstate_of(error)
-        if state is None:
-            raise
-        if state == _DUPLICATE_SCHEMA:
-            raise SchemaError(
-                f"The schema {new.schema} exists already and the directory did not make it; it is never taken over. Choose "
-                f"another with schema=, or, if it is this tenant's, `register` the tenant.",
-                schema=new.schema,
-            ) from error
-        raise SchemaError(
-            f"The schema {new.schema} could not be made ({state}: {message_of(error)}). Nothing was changed.",
-            schema=new.schema,
-        ) from error
+    _send(connection, script, new.schema, "made")
 
 
 def drop_schema(connection: Connection, tenant: Tenant) -> None:
@@ -153,9 +137,24 @@ def drop_schema(connection: Connection, tenant: Tenant) -> None:
         )
     statements = [f"DROP SCHEMA {quoted_identifier(tenant.schema)} CASCADE"]
     if tenant.role is not None:
-        role = quoted_identifier(tenant.role)
-        statements += [f"DROP OWNED BY {role}", f"DROP ROLE {role}"]
-    send_script(connection, statements)
+        statements.append(f"DROP ROLE {quoted_identifier(tenant.role)}")
+    _send(connection, statements, tenant.schema, "dropped")
+
+
+def _send(connection: Connection, script: Sequence[str], schema: str, what: str) -> None:
+    try:
+        send_script(connection, script)
+    except Exception as error:
+        state = sqlstate_of(error)
+        if state is None:
+            raise
+        raise SchemaError(
+            f"The schema {schema} exists already and the directory did not make it; it is never taken over. Choose another "
+            f"with schema=, or, if it is this tenant's, `register` the tenant."
+            if state == _DUPLICATE_SCHEMA
+            else f"The schema {schema} could not be {what} ({state}: {message_of(error)}). Nothing was changed.",
+            schema=schema,
+        ) from error
 
 
 def _refuse_shadows(connection: Connection, shared: str, names: Sequence[str]) -> None:
