@@ -151,7 +151,7 @@ class Copies:
 
     def _on_change(self, message: bytes | None) -> None:
         if message is None:
-            self._forget_all()
+            self._serve_none()
             return
         change: dict[str, Any] = orjson.loads(message)
         self.drop(change["keys"], change["scope"])
@@ -164,12 +164,12 @@ class Copies:
                 _EXCHANGE_SECONDS, "PUBLISH", self._answers_to(name), f"{number}:{self._name}"
             )
 
-    def _forget_all(self) -> None:
+    def _serve_none(self) -> None:
         self.served_until = 0.0
         self._serves.clear()
         self._lost.set()
         for memory in self._memories:
-            memory.clear()
+            memory.outdate()
 
     async def _stay_member(self) -> None:
         try:
@@ -178,10 +178,10 @@ class Copies:
                 try:
                     await self._be_member()
                 except CacheUnavailableError:
-                    self._forget_all()
+                    self._serve_none()
                     await asyncio.sleep(_LEASE_SECONDS / _RENEWALS)
         finally:
-            self._forget_all()
+            self._serve_none()
             await self._signals.unsubscribe(self._channel, self._on_change)
             with suppress(CacheUnavailableError):
                 await self._exchange.command(_EXCHANGE_SECONDS, "ZREM", self._members_key, self._name)

@@ -67,7 +67,8 @@ class Memory:
         for key in [key for key, (_, _, of) in self._entries.items() if of == scope]:
             del self._entries[key]
 
-    def clear(self) -> None:
-        """Forget everything."""
+    def outdate(self) -> None:
+        """Serve nothing of what is there now; it stays as what is last known."""
         self.changes += 1
-        self._entries.clear()
+        for key, (entry, _, scope) in self._entries.items():
+            self._entries[key] = (entry, 0.0, scope)
