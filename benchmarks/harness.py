@@ -26,6 +26,7 @@ class Case:
         bar: The ratio to the baseline that ours is to stay under.
         clock: What the bar is about: "cpu" (this process) or "wall".
         after: Puts the database back between measurements; not timed.
+        prepare: Runs once before the first round; not timed.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Case:
     bar: float | None = None
     clock: str = "wall"
     after: Callable[[], Awaitable[None]] | None = None
+    prepare: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass

@@ -191,8 +191,10 @@ async def test_a_stale_copy_is_given_when_redis_and_the_loader_fail(make_cache, 
     await cache.get("warm-up")
     await cache._link().copies(cache._spaces[None].scope).serves()
     assert await cache.get("a") == "old"
+    lost = cache._link().copies(cache._spaces[None].scope)._lost
     proxy.refuse()
     proxy.cut_all()
+    await asyncio.wait_for(lost.wait(), 10)
 
     def fail():
         raise RuntimeError("the database is away too")

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import hmac
 import struct
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 from dotmac.database.caching._codec import DamagedValueError
 
@@ -30,8 +29,7 @@ HEAD_BYTES: Final = VERSION_DIGITS + _HEAD.size
 _BODY_AT = VERSION_DIGITS + _HEADER.size
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One stored value, taken apart but not decoded.
 
     Attributes:

@@ -23,6 +23,7 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
+from dotmac.database.caching._lane import Lane
 from dotmac.database.errors import CircuitOpenError
 from dotmac.database.transactions import CircuitBreaker
 
@@ -61,6 +62,7 @@ class Exchange:
 
     def __init__(self, client: Redis | RedisCluster, breaker: CircuitBreaker) -> None:
         self.client = client
+        self._lane = Lane(client)
         self._send = breaker(self._within_deadline)
 
     async def command(self, timeout_seconds: float, *words: Any, **options: Any) -> Any:
@@ -104,8 +106,12 @@ class Exchange:
             raise CacheUnavailableError(type(error).__name__) from error
         return [{"target_nodes": node} for node in self.client.get_primaries()]
 
+    async def close(self) -> None:
+        """Give connections back to the client."""
+        await self._lane.close()
+
     async def _within_deadline(
         self, timeout_seconds: float, words: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
         async with asyncio.timeout(timeout_seconds):
-            return await self.client.execute_command(*words, NEVER_DECODE=True, **options)
+            return await self._lane.send(words, options)

@@ -97,6 +97,7 @@ class Link:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.signals.close()
+        await self.exchange.close()
 
     def abandon(self) -> None:
         """Let go of a loop that is gone."""

@@ -82,9 +82,16 @@ class Store:
         stamp, *found = await exchange.command(self._seconds, "MGET", scope.stamp, *keys)
         if stamp is None:
             return [None] * len(keys)
-        return [
-            None if stored is None else await self._judge(exchange, scope, stamp, key, stored, counters)
+        # Most need no second look; a coroutine for each would cost more than looking.
+        entries = [
+            None if stored is None else self._valid(stamp, key, stored, counters)
             for key, stored in zip(keys, found, strict=True)
+        ]
+        return [
+            entry
+            if entry is None or not entry.tags
+            else await self._not_tagged_out(exchange, scope, stamp, entry)
+            for entry in entries
         ]
 
     async def write(
@@ -267,18 +274,33 @@ class Store:
     async def _judge(
         self, exchange: Exchange, scope: Scope, stamp: bytes, key: str, stored: bytes, counters: Counters
     ) -> Entry | None:
-        version = stored[:VERSION_DIGITS]
-        if not stamp[VERSION_DIGITS : 2 * VERSION_DIGITS] <= version <= stamp[:VERSION_DIGITS]:
+        entry = self._valid(stamp, key, stored, counters)
+        if entry is None or not entry.tags:
+            return entry
+        return await self._not_tagged_out(exchange, scope, stamp, entry)
+
+    def _valid(self, stamp: bytes, key: str, stored: bytes, counters: Counters) -> Entry | None:
+        """The entry, unless its generation is over or it cannot be read; its tags are not looked at."""
+        if (
+            not stamp[VERSION_DIGITS : 2 * VERSION_DIGITS]
+            <= stored[:VERSION_DIGITS]
+            <= stamp[:VERSION_DIGITS]
+        ):
             return None
         try:
-            entry = self._envelope.unwrap(key, stored)
+            return self._envelope.unwrap(key, stored)
         except DamagedValueError:
             counters.errors += 1
             return None
-        if entry is None or not entry.tags or version == stamp[:VERSION_DIGITS]:
+
+    async def _not_tagged_out(
+        self, exchange: Exchange, scope: Scope, stamp: bytes, entry: Entry
+    ) -> Entry | None:
+        """The entry, unless one of its tags was invalidated since; asks only if anything was."""
+        if entry.version == stamp[:VERSION_DIGITS]:
             return entry
         floors = await exchange.command(self._seconds, "MGET", *map(scope.tag_key, entry.tags))
-        return entry if all(floor is not None and floor <= version for floor in floors) else None
+        return entry if all(floor is not None and floor <= entry.version for floor in floors) else None
 
     async def _make_room(self, exchange: Exchange, scope: Scope, new: Iterable[tuple[int, str]]) -> None:
         words = [word for entry in new for word in entry]
