@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +12,7 @@ from sqlalchemy import text
 from dotmac.database.tenancy.doctor._queries import QUERIES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -71,12 +72,27 @@ def read_facts(
         tenant_schemas: Pattern of the names of schemas that belong to one tenant each.
     """
     parameters = {"column": tenant_column, "roles": list(roles)}
-    # A search_path of its own would have the server print names without their schemas.
-    before = connection.scalar(text("SELECT current_setting('search_path')"))
-    connection.execute(text("SELECT set_config('search_path', 'pg_catalog', true)"))
-    found: dict[str, Any] = {
-        name: list(connection.execute(text(sql), parameters).mappings()) for name, sql in QUERIES.items()
-    }
-    connection.execute(text("SELECT set_config('search_path', :before, true)"), {"before": before})
+    with _settings(connection):
+        found: dict[str, Any] = {
+            name: list(connection.execute(text(sql), parameters).mappings()) for name, sql in QUERIES.items()
+        }
     found["server"] = found["server"][0]
     return DatabaseFacts(**found, tenant_schemas=tenant_schemas)
+
+
+@contextmanager
+def _settings(connection: Connection) -> Iterator[None]:
+    """For the block, in this transaction: names are printed with their schemas, and catalogs are joined by hashing.
+
+    Catalogs that grew by thousands of tables a minute ago look empty to the planner, whose loops then take minutes.
+    """
+    chosen = {"search_path": "pg_catalog", "enable_nestloop": "off"}
+    change = text("SELECT set_config(:name, :value, true)")
+    before = {
+        name: connection.scalar(text("SELECT current_setting(:name)"), {"name": name}) for name in chosen
+    }
+    for name, value in chosen.items():
+        connection.execute(change, {"name": name, "value": value})
+    yield
+    for name, value in before.items():
+        connection.execute(change, {"name": name, "value": value})
