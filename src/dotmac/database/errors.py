@@ -25,6 +25,10 @@
     ├── TransactionStateError         a callable broke the rules of the transaction it runs in
     ├── CircuitOpenError              a circuit breaker refused the call; nothing was sent
     ├── MigrationLockedError          another process is migrating this database
+    ├── LockError                     a distributed lock was used wrongly, or:
+    │   ├── LockUnavailableError      its server did not answer; who holds it, nobody knows
+    │   ├── LockLostError             it ended before the block under it did
+    │   └── LockNotHeldError          a fencing token was asked of a lock that has none
     ├── QueryError                    a statement that cannot be built or run
     └── EmbeddedServerError           a local PostgreSQL or Valkey could not be run
 
@@ -296,6 +300,22 @@ class MigrationLockedError(DatabaseError):
             f"finish and run again (it is then a no-op), or wait longer with migrator_wait=timedelta(…)."
         )
         self.waited_seconds = waited_seconds
+
+
+class LockError(DatabaseError):
+    """A distributed lock was used in a way that cannot work, or could not be had or kept."""
+
+
+class LockUnavailableError(LockError):
+    """The server that grants a lock did not answer: the lock is not held, and nobody knows by whom."""
+
+
+class LockLostError(LockError):
+    """A lock ended before the block under it did: others may have worked at the same time."""
+
+
+class LockNotHeldError(LockError):
+    """A fencing token was asked of a lock that was not acquired, or that gives none."""
 
 
 class QueryError(DatabaseError):
