@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _ANSWER_SECONDS: Final = 5.0
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 _LONGEST_WAIT_MS: Final = 2**31 - 1
+# Also ends the last statement's portal, which would keep its snapshot, and vacuum from its work.
+_QUIET: Final = "SET LOCAL idle_in_transaction_session_timeout = 0"
 _TAKE: Final = {"transaction": "pg_advisory_xact_lock", "session": "pg_advisory_lock"}
 _TRY: Final = {"transaction": "pg_try_advisory_xact_lock", "session": "pg_try_advisory_lock"}
 
@@ -160,15 +162,16 @@ class PgAdvisoryLock(Lock):
 
     async def _acquire_on_its_own(self) -> bool:
         engine: Any = get_async_db_connection() if self._engine is None else self._engine
-        engine = getattr(engine, "engine", engine)
-        if not hasattr(engine, "connect") or not hasattr(engine, "sync_engine"):
+        if not hasattr(engine, "sync_engine"):
+            engine = getattr(engine, "engine", engine)
+        if not hasattr(engine, "sync_engine"):
             raise TypeError(f"engine is an AsyncEngine or an AsyncDatabase, not {type(engine).__name__}.")
         connection: AsyncConnection | None = None
         try:
             connection = await engine.connect()
+            _require_postgresql(connection)
             # An idle transaction of another level would keep its snapshot, and vacuum from its work.
             await connection.execution_options(isolation_level="READ COMMITTED")
-            _require_postgresql(connection)
             async with asyncio.timeout(None if math.isinf(self._wait) else self._wait + _ANSWER_SECONDS):
                 if not await self._hold(connection, engine):
                     await connection.close()
@@ -200,6 +203,8 @@ class PgAdvisoryLock(Lock):
                 raise
         if self._level == "session":
             await connection.commit()
+        else:
+            await connection.exec_driver_sql(_QUIET)
         if self._fenced:
             await self._draw_fence(connection, engine)
         return True
@@ -241,7 +246,7 @@ class PgAdvisoryLock(Lock):
         assert self._own is not None  # noqa: S101 - there is a watch only with a connection of one's own
         try:
             async with asyncio.timeout(max(self._heartbeat, _ANSWER_SECONDS)):
-                await self._own.execute(text("SELECT 1"))
+                await self._own.exec_driver_sql(_QUIET)
                 if self._level == "session":
                     await self._own.commit()
         except Exception as error:  # noqa: BLE001 - whatever the reason, the server may have ended the session

@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dotmac.database.coordination._lock import to_the_end
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -42,9 +44,9 @@ async def in_line(client: Redis | RedisCluster, channel: str) -> AsyncIterator[W
             del listener.lines[channel]
         if not listener.lines:
             del _listeners[key]
-            await listener.close()
+            await to_the_end(listener.close())
         elif not line.length:
-            await listener.leave(channel)
+            await to_the_end(listener.leave(channel))
 
 
 @dataclass(slots=True)

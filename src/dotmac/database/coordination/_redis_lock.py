@@ -96,13 +96,20 @@ class RedisLock(Lock):
         taken = await self._try()
         if taken > 0 or not self._wait:
             return self._taken(taken)
+        self._granted = 0
         try:
             async with asyncio.timeout(None if math.isinf(self._wait) else self._wait):
-                return self._taken(await self._stand_in_line())
-        except TimeoutError:
-            return False
-        except _FAILURES as error:
-            raise self._unavailable(error) from error
+                await self._stand_in_line()
+        except BaseException as error:
+            if self._granted:
+                # Granted while time ran out, or while we were cancelled, on the way out of the line.
+                await to_the_end(self._abandon())
+            if isinstance(error, TimeoutError):
+                return False
+            if isinstance(error, _FAILURES):
+                raise self._unavailable(error) from error
+            raise
+        return self._taken(self._granted)
 
     def _taken(self, answer: int) -> bool:
         if answer <= 0:
@@ -112,21 +119,27 @@ class RedisLock(Lock):
         self._watch = Watch(interval, self._look_after)
         return True
 
-    async def _stand_in_line(self) -> int:
-        pause = 0.0
+    async def _stand_in_line(self) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._wait
+        pause, hears = _ANSWER_SECONDS, False
         async with in_line(self._client, self._keys.freed) as wakeups:
-            while True:
+            while loop.time() < deadline:
                 try:
-                    await wakeups.listen()
+                    if not hears:
+                        await wakeups.listen()
+                        hears = True
                     # Redis announces a release, not an expiry: that is waited for by the clock.
-                    await wakeups.wait(pause or _ANSWER_SECONDS)
+                    await wakeups.wait(pause)
                 except ResponseError:
                     raise
                 except _FAILURES:
+                    hears = False
                     await asyncio.sleep(random.uniform(0.02, 0.1))  # noqa: S311 - only to come apart
                 answer = await self._try()
                 if answer > 0:
-                    return answer
+                    self._granted = answer
+                    return
                 pause = -answer / 1000 + 0.001
 
     async def _try(self) -> int:
@@ -177,7 +190,9 @@ class RedisLock(Lock):
         while (began := loop.time()) < self._valid_until:
             try:
                 async with asyncio.timeout_at(self._valid_until):
-                    if not await scripts.RENEW.run(self._client, (self._keys.lock,), self._token, self._milliseconds):
+                    if not await scripts.RENEW.run(
+                        self._client, (self._keys.lock,), self._token, self._milliseconds
+                    ):
                         self._lose("it expired, or was deleted, and may be somebody else's by now")
                         return False
             except _FAILURES as error:
