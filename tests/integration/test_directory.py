@@ -6,7 +6,21 @@ import uuid
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Column, Enum, ForeignKey, Index, Integer, MetaData, String, Table, make_url, pool, text
+from sqlalchemy import (
+    DDL,
+    Column,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    event,
+    make_url,
+    pool,
+    text,
+)
 from sqlalchemy.exc import DBAPIError
 
 from dotmac.database import create_async_engine
@@ -545,3 +559,72 @@ async def test_a_caller_that_gives_up_takes_the_answer_from_nobody(engine, direc
         first.cancel()
     assert (await second).tenant_id == acme.id
     assert first.cancelled()
+
+
+@pytest.mark.parametrize("end", ["cancelled", "killed"])
+async def test_a_database_whose_creation_is_ended_in_the_middle_is_gone(engine, administrator, end):
+    metadata = MetaData()
+    Table("directory_slow", metadata, Column("id", Integer, primary_key=True))
+    event.listen(metadata, "after_create", DDL("SELECT pg_sleep(600)"))
+    name = f"tenant_{uuid.uuid4().hex[:12]}"
+    directory = TenantDirectory(engine, DirectoryOptions(metadata=metadata), administrator=administrator)
+    await TenantDirectory(engine).install()
+    creation = asyncio.ensure_future(directory.create("acme", mode="database", connection=name))
+    sleeping = f"min(pid) FROM pg_stat_activity WHERE datname = '{name}' AND wait_event = 'PgSleep'"
+    async with asyncio.timeout(60):
+        while (pid := await _scalar(administrator, sleeping)) is None:
+            assert not creation.done(), creation.exception()
+    with pytest.raises(TenantSuspendedError, match="incomplete"):
+        await directory.resolve("acme")
+    if end == "cancelled":
+        creation.cancel()
+    else:
+        await _scalar(administrator, f"pg_terminate_backend({pid})")
+    outcome = (await asyncio.gather(creation, return_exceptions=True))[0]
+    assert isinstance(outcome, asyncio.CancelledError if end == "cancelled" else Exception)
+    assert await directory.list() == []
+    assert await _scalar(engine, f"count(*) FROM pg_database WHERE datname = '{name}'") == 0
+
+
+async def test_the_application_may_use_rows_and_read_the_directory_and_no_more(administrator):
+    app = f"directory_app_{uuid.uuid4().hex[:12]}"
+    await _run(administrator, f"CREATE ROLE {app} NOLOGIN")
+    metadata = MetaData()
+    Table(
+        "directory_plain", metadata, Column("id", Integer, primary_key=True), Column("tenant_id", String(63))
+    )
+    directory = TenantDirectory(administrator, DirectoryOptions(metadata=metadata, application_role=app))
+    try:
+        await directory.install()
+        await directory.create("acme", mode="schema", quotas=Quotas(rows={"directory_plain": 1}))
+        async with administrator.connect() as connection:
+            for allowed in (
+                "SELECT slug FROM admin.tenants",
+                "INSERT INTO tenant_acme.directory_plain (tenant_id) VALUES ('x')",
+                "UPDATE tenant_acme.directory_plain SET tenant_id = 'y'",
+                "DELETE FROM tenant_acme.directory_plain",
+            ):
+                await connection.execute(text(f"SET LOCAL ROLE {app}"))
+                await connection.execute(text(allowed))
+            await connection.rollback()
+            for refused in (
+                "UPDATE admin.tenants SET is_active = false",
+                "UPDATE admin.tenant_rows SET row_limit = 9",
+                "TRUNCATE tenant_acme.directory_plain",
+                "ALTER TABLE tenant_acme.directory_plain DISABLE TRIGGER ALL",
+                "CREATE TABLE tenant_acme.mine (id int)",
+                "CREATE TABLE shared.mine (id int)",
+                "DROP SCHEMA tenant_acme",
+            ):
+                await connection.execute(text(f"SET LOCAL ROLE {app}"))
+                with pytest.raises(DBAPIError, match=r"permission denied|must be owner"):
+                    await connection.execute(text(refused))
+                await connection.rollback()
+        may_count = f"has_function_privilege('{app}', 'admin.count_tenant_rows()', 'EXECUTE')"
+        assert not await _scalar(administrator, may_count)
+        # What a later migration adds is the application's too.
+        await _run(administrator, "CREATE TABLE tenant_acme.later (id int)")
+        assert await _scalar(administrator, f"has_table_privilege('{app}', 'tenant_acme.later', 'INSERT')")
+    finally:
+        await _run(administrator, f"DROP OWNED BY {app}")
+        await _run(administrator, f"DROP ROLE {app}")

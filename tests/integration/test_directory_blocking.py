@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import text
 
 from dotmac.database import Database
 from dotmac.database.errors import (
     ConfigurationError,
     QuotaExceededError,
+    TenantExistsError,
     TenantNotFoundError,
     TenantSuspendedError,
     ValidationError,
@@ -16,17 +20,38 @@ from dotmac.database.errors import (
 from dotmac.database.tenancy import BlockingTenantDirectory, DirectoryOptions, Quotas
 
 
+@pytest.fixture(params=["sqlite", "mysql"])
+def database(request, tmp_path):
+    url = (
+        f"sqlite:///{tmp_path}/tenants.db"
+        if request.param == "sqlite"
+        else request.getfixturevalue("mysql_url")
+    )
+    with Database(url) as database:
+        yield database
+        with database.engine.begin() as connection:
+            connection.execute(text("DROP TABLE IF EXISTS admin_tenants"))
+
+
 @pytest.fixture
-def directory(tmp_path):
-    with Database(f"sqlite:///{tmp_path}/tenants.db") as database:
-        directory = BlockingTenantDirectory(
-            database, DirectoryOptions(admission_timeout=timedelta(seconds=30))
-        )
-        directory.install()
-        yield directory
+def directory(database):
+    directory = BlockingTenantDirectory(database, DirectoryOptions(admission_timeout=timedelta(seconds=30)))
+    directory.install()
+    return directory
 
 
-def test_sqlite_keeps_a_directory_under_a_prefixed_name(directory):
+def test_without_its_table_the_directory_says_what_to_do(database):
+    with pytest.raises(ConfigurationError, match="admin_tenants"):
+        BlockingTenantDirectory(database).list()
+
+
+def test_ids_that_differ_in_case_alone_are_one(directory):
+    directory.create("acme", tenant_id="t1")
+    with pytest.raises(TenantExistsError):
+        directory.create("apex", tenant_id="T1")
+
+
+def test_other_databases_keep_a_directory_under_a_prefixed_name(directory):
     acme = directory.create("acme", name="Acme")
     assert directory.get(acme.id) == directory.get_by_slug("acme") == directory.resolve("acme") == acme
     assert directory.placement_of(acme.id).mode == "shared"
@@ -49,13 +74,13 @@ def test_a_database_that_exists_can_be_registered(directory):
 
 
 @pytest.mark.parametrize("mode", ["schema", "database"])
-def test_schemas_and_databases_are_not_made_on_sqlite(directory, mode):
+def test_schemas_and_databases_are_not_made_elsewhere(directory, mode):
     with pytest.raises(ConfigurationError, match="PostgreSQL"):
         directory.create("acme", mode=mode)
     assert directory.list() == []
 
 
-def test_rows_are_not_counted_on_sqlite(directory):
+def test_rows_are_not_counted_elsewhere(directory):
     with pytest.raises(ValidationError, match="PostgreSQL"):
         directory.create("acme", quotas=Quotas(rows={"invoices": 1}))
     assert directory.list() == []
@@ -102,3 +127,12 @@ def test_quotas_survive_their_stored_form():
     quotas = Quotas(rows={"t": 5}, statement_timeout=timedelta(milliseconds=1500), connections=3)
     assert Quotas.from_json(quotas.to_json()) == quotas
     assert Quotas.from_json(None) == Quotas()
+
+
+def test_importing_tenancy_imports_no_directory():
+    script = (
+        "import sys, dotmac.database.tenancy\n"
+        "print([name for name in sys.modules if name.startswith('dotmac.database.tenancy._directory')])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import sys
 import uuid
 
 import pytest
@@ -61,6 +63,36 @@ def test_each_kind_of_failure_has_a_status_and_one_line(
     assert (ended, output) == (status, "")
     assert message in errors
     assert "Traceback" not in errors
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("answer", "status", "left"), [("acme", 0, 0), ("apex", 1, 1)])
+def test_dropping_asks_for_the_slug(tenant, monkeypatch, answer, status, left):
+    tenant("init")
+    tenant("create", "acme", "--mode", "schema")
+    monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n"))
+    assert tenant("drop", "acme")[0] == status
+    assert len(json.loads(tenant("list", "--json")[1])) == left
+
+
+def test_models_say_what_a_tenant_gets(tenant, tmp_path, monkeypatch):
+    (tmp_path / "tenant_command_models.py").write_text(
+        "from sqlalchemy import *\n"
+        "metadata = MetaData()\n"
+        "Table('command_rows', metadata, Column('tenant_id', String(63), primary_key=True))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    models = ("--models", "tenant_command_models:metadata")
+    tenant("init")
+    status, output, _ = tenant(
+        *models, "create", "acme", "--mode", "schema", "--rows", "command_rows=5", "--json"
+    )
+    assert (status, json.loads(output)[0]["quotas"]) == (0, {"rows": {"command_rows": 5}})
 
 
 def test_without_init_the_first_command_says_so(tenant):

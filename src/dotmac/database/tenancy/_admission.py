@@ -91,8 +91,9 @@ class Admission:
                 turn.is_granted = True
                 try:
                     turn.wake()
-                except RuntimeError:
-                    continue  # its event loop is closed: it waits no longer
+                except RuntimeError:  # its event loop is closed: it waits no longer
+                    turn.is_granted = False
+                    continue
                 return
             gate.open -= 1
             if not gate.open:
@@ -117,8 +118,9 @@ class Admission:
     def _gave_up(self, tenant: str, turn: _Turn) -> bool:
         """Leave the line; True if the place had been granted already."""
         with self._lock:
-            if not turn.is_granted:
-                self._gates[tenant].line.remove(turn)
+            gate = self._gates.get(tenant)
+            if not turn.is_granted and gate is not None and turn in gate.line:
+                gate.line.remove(turn)
             return turn.is_granted
 
     def _refusal(self, tenant: str, limit: int) -> QuotaExceededError:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, insert, select, text, update
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.schema import CreateSchema
 
 from dotmac.database.errors import (
@@ -357,8 +357,9 @@ class DirectoryCore:
                 yield connection
         except DBAPIError as error:
             table = self._table(engine)
-            is_missing = sqlstate_of(error) in _MISSING_TABLE or (
-                isinstance(error, OperationalError) and "no such table" in str(error.orig)
+            is_missing = sqlstate_of(error) in _MISSING_TABLE or any(
+                words in str(error.orig)
+                for words in ("no such table", "doesn't exist")  # SQLite, MySQL
             )
             if is_missing and table.name in str(error.orig):
                 raise ConfigurationError(
