@@ -5,12 +5,14 @@ from __future__ import annotations
 from dotmac.database.caching._cache import MISSING, LoadToken, SmartCache
 from dotmac.database.caching._client import close_redis_client, get_redis_client, get_redis_pool
 from dotmac.database.caching._freshness import CachePolicy
+from dotmac.database.caching._warming import WarmReport
 
 __all__ = [
     "MISSING",
     "CachePolicy",
     "LoadToken",
     "SmartCache",
+    "WarmReport",
     "close_redis_client",
     "get_redis_client",
     "get_redis_pool",

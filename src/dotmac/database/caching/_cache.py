@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import time
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, Self, TypeVar
 
 from dotmac.database.caching._client import get_redis_client
 from dotmac.database.caching._codec import Codec, DamagedValueError
@@ -19,17 +21,20 @@ from dotmac.database.caching._memory import Memory
 from dotmac.database.caching._models import Models
 from dotmac.database.caching._statistics import Counters
 from dotmac.database.caching._store import Store
+from dotmac.database.caching._warming import WarmReport, warm_cache
 from dotmac.database.context import TenantId, current_context
 from dotmac.database.errors import MissingTenantError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from redis.asyncio import Redis, RedisCluster
 
     from dotmac.database.caching._envelope import Entry
     from dotmac.database.caching._link import Link
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 Tenancy = Literal["context", "required", "shared"]
 Key = str | tuple[Any, ...]
 """A key given as one value: a path such as ``"user:42"``, or a tuple of its parts."""
@@ -69,11 +74,22 @@ class LoadToken:
 class _Space:
     """One tenant's part of a cache."""
 
-    __slots__ = ("counters", "scope")
+    __slots__ = ("counters", "published", "scope")
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.counters = Counters()
+        self.published = Counters()
+
+    def take_news(self) -> dict[str, int]:
+        """What was counted since the last time this was asked."""
+        news = self.counters.since(self.published)
+        self.published.add(news)
+        return news
+
+    def untake(self, news: dict[str, int]) -> None:
+        """It could not be told to anybody: it is news again."""
+        self.published.add({name: -count for name, count in news.items()})
 
 
 class SmartCache:
@@ -431,9 +447,87 @@ class SmartCache:
         except CacheUnavailableError:
             self._space_of(token.scope.tenant).counters.errors += 1
 
+    def cached(
+        self,
+        *prefix: Any,
+        key: Callable[..., tuple[Any, ...]] | None = None,
+        ttl: Duration | None = None,
+        tags: Sequence[str] = (),
+    ) -> Callable[[Callable[Parameters, Awaitable[Result]]], Callable[Parameters, Awaitable[Result]]]:
+        """Decorate an async function: its results are read through the cache.
+
+        ``@cache.cached("user")`` keys by the arguments, ``key=lambda user_id, **_: (user_id,)`` by what it returns; without a
+        prefix, the function's name is it. ``None`` is a result like any other.
+
+        Raises:
+            TypeError: The function is not async.
+        """
+
+        def decorate(
+            function: Callable[Parameters, Awaitable[Result]],
+        ) -> Callable[Parameters, Awaitable[Result]]:
+            if not inspect.iscoroutinefunction(function):
+                raise TypeError("cached() decorates async functions.")
+            signature = inspect.signature(function)
+            first = prefix or (function.__qualname__,)
+
+            @functools.wraps(function)
+            async def through(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:
+                if key is None:
+                    bound = signature.bind(*arguments, **keywords)
+                    bound.apply_defaults()
+                    named = (part for pair in sorted(bound.kwargs.items()) for part in pair)
+                    rest = tuple(_argument(part) for part in (*bound.args, *named))
+                else:
+                    rest = key(*arguments, **keywords)
+                load = functools.partial(function, *arguments, **keywords)
+                result: Result = await self.get_or_load(*first, *rest, load, ttl=ttl, tags=tags)
+                return result
+
+            return through
+
+        return decorate
+
+    async def warm(
+        self,
+        keys: Sequence[Key],
+        loader: Callable[[Any], Awaitable[Any] | Any],
+        *,
+        concurrency: int = 8,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> WarmReport:
+        """Load what is not cached yet of ``keys``; ``loader`` is given a key as it stands there.
+
+        Of several processes that warm the same keys, one does it. Times to live differ by the policy's jitter, so that the
+        values do not end together.
+
+        Args:
+            keys: Paths or tuples.
+            loader: Brings the value of a key; may be async.
+            concurrency: How many loads run at a time.
+            progress: Called with how many keys are done and how many there are.
+        """
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, not {concurrency!r}.")
+        return await warm_cache(self, list(keys), loader, concurrency=concurrency, progress=progress)
+
     async def get_stats(self) -> dict[str, float]:
         """What this process counted for the current tenant: `Counters` by name, and ``hit_rate`` from 0.0 to 1.0."""
+        await self._publish_counts()
         return self._space().counters.as_mapping()
+
+    async def _publish_counts(self) -> None:
+        """Add what was counted since the last time to the sums that ``dotmac-db cache stats`` shows."""
+        link = self._link()
+        for space in list(self._spaces.values()):
+            news = space.take_news()
+            if not news:
+                continue
+            try:
+                await self._store.add_counts(link.exchange, space.scope, news)
+            except CacheUnavailableError:
+                space.counters.errors += 1
+                space.untake(news)
 
     def _last_known(self, link: Link, space: _Space, text: str) -> Entry | None:
         if not (self._has_memory and self.policy.stale_seconds):
@@ -515,8 +609,11 @@ class SmartCache:
     def _space_of(self, tenant: str | None) -> _Space:
         space = self._spaces.get(tenant)
         if space is None:
-            space = self._spaces[tenant] = _Space(Scope.of(self._prefix, self.namespace, tenant))
+            space = self._spaces[tenant] = _Space(self._scope_of(self.namespace, tenant))
         return space
+
+    def _scope_of(self, namespace: str, tenant: str | None) -> Scope:
+        return Scope.of(self._prefix, namespace, tenant)
 
     def _link(self) -> Link:
         if self._server is None:
@@ -526,6 +623,11 @@ class SmartCache:
 
 def _keys_of(space: _Space, texts: Sequence[str] | None) -> list[str] | None:
     return None if texts is None else [space.scope.values + text for text in texts]
+
+
+def _argument(value: Any) -> Any:
+    """An argument as a part of a key; what get() refuses as a likely mistake is a plain value here."""
+    return f"~{value}" if value is None or value is True or value is False or value == "" else value
 
 
 def _text_of(key: Key) -> str:

@@ -245,3 +245,11 @@ return victims
 """
 )
 """Note entries, and return those that have to make room."""
+
+ADD_COUNTS: Final = Script(
+    """
+-- KEYS: counters  ARGV: name, count, name, count, …
+for i = 1, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
+return 1
+"""
+)

@@ -257,6 +257,11 @@ class Store:
             gone += sum(key.startswith(values) for key in keys)
         return gone, int(mark)
 
+    async def add_counts(self, exchange: Exchange, scope: Scope, counts: dict[str, int]) -> None:
+        """Add to the sums over all processes."""
+        words = [word for pair in counts.items() for word in pair]
+        await exchange.run(self._seconds, _scripts.ADD_COUNTS, (scope.counters,), *words)
+
     async def scan(self, exchange: Exchange, pattern: str) -> AsyncIterator[list[bytes]]:
         """Keys that match, in batches; every node of a cluster is asked."""
         for options in await exchange.primaries():

@@ -29,6 +29,7 @@ _WIDEST = 10_000
 
 # name: (module, what `dotmac-db --help` says about it)
 COMMANDS: dict[str, tuple[str, str]] = {
+    "cache": ("dotmac.database.cli.cache", "See, empty and fill the caches in Redis."),
     "demo": ("dotmac.database.cli.demo", "Run the whole library on real servers and report."),
     "dev": ("dotmac.database.cli.dev", "Keep a PostgreSQL and a Valkey running for development."),
     "doctor": ("dotmac.database.cli.doctor", "Find ways from one tenant to another in a live database."),
