@@ -22,8 +22,9 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import registry
 
-from dotmac.database import create_async_engine
+from dotmac.database import create_async_engine, create_async_repository, create_session_factory
 from dotmac.database.errors import (
     ConfigurationError,
     QuotaExceededError,
@@ -51,6 +52,14 @@ NOTES = Table(
     Column("id", Integer, primary_key=True),
     Column("customer_id", ForeignKey("directory_customers.id"), nullable=False),
 )
+
+
+Models = registry(metadata=METADATA)
+
+
+@Models.mapped
+class Customer:
+    __table__ = CUSTOMERS
 
 
 @pytest.fixture(params=["asyncpg", "psycopg"])
@@ -628,3 +637,12 @@ async def test_the_application_may_use_rows_and_read_the_directory_and_no_more(a
     finally:
         await _run(administrator, f"DROP OWNED BY {app}")
         await _run(administrator, f"DROP ROLE {app}")
+
+
+async def test_rows_beyond_the_quota_that_come_by_copy_are_refused_alike(engine, directory):
+    acme = await directory.create("acme", mode="schema", quotas=Quotas(rows={"directory_customers": 100}))
+    async with create_session_factory(engine)() as session:
+        await session.execute(text("SET LOCAL search_path = tenant_acme, shared"))
+        customers = create_async_repository(session, Customer, tenant_id=acme.id)
+        with pytest.raises(QuotaExceededError, match="100 rows of directory_customers"):
+            await customers.bulk_create([{"id": number} for number in range(600)], returning=False)

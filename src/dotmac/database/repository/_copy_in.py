@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
+from dotmac.database.tenancy import quota_error
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -68,6 +70,8 @@ def _as_sqlalchemy_errors(sql: str) -> Iterator[None]:
             raise StatementError(str(error), sql, None, error, hide_parameters=True) from error
         if state is None:
             raise
+        if (exceeded := quota_error(error)) is not None:
+            raise exceeded from error
         kind = IntegrityError if str(state).startswith("23") else DBAPIError
         raise kind(sql, None, error, hide_parameters=True) from error
 

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
         schema_name,
     )
     from dotmac.database.tenancy._quotas import Quotas
-    from dotmac.database.tenancy._row_quotas import raise_quota_errors
+    from dotmac.database.tenancy._row_quotas import quota_error, raise_quota_errors
     from dotmac.database.tenancy._tenant import Tenant, TenantStatus
 
 # What only few programs need, imported on first use.
@@ -68,6 +68,7 @@ _LAZY = {
     "check_slug": "_names",
     "check_tenant_id": "_names",
     "is_schema_name": "_names",
+    "quota_error": "_row_quotas",
     "raise_quota_errors": "_row_quotas",
     "schema_name": "_names",
     "DirectoryOptions": "_directory_options",
@@ -113,6 +114,7 @@ __all__ = [
     "enable_row_level_security",
     "is_schema_name",
     "literal_sql",
+    "quota_error",
     "quoted_identifier",
     "quoted_literal",
     "raise_quota_errors",

@@ -160,7 +160,11 @@ def raise_quota_errors(engine: Engine) -> None:
 
 
 def _translated(context: Any) -> BaseException | None:
-    error = context.original_exception
+    return quota_error(context.original_exception)
+
+
+def quota_error(error: BaseException) -> QuotaExceededError | None:
+    """What a driver's ``error`` is here, if the trigger raised it."""
     if sqlstate_of(error) != ROWS_EXCEEDED:
         return None
     detail = _detail(error)
