@@ -26,8 +26,17 @@ from dotmac.database import (
     create_async_repository,
     create_repository,
 )
+from dotmac.database.connections import SchemaResolver, SchemaResolverProtocol
 from dotmac.database.sqlmodel import BaseModel as SQLModelBase
 from dotmac.database.sqlmodel import CRUDRepository, TimestampMixin, UUIDMixin
+from dotmac.database.tenancy import (
+    BlockingTenantDirectory,
+    Placement,
+    PlacementResolver,
+    Quotas,
+    Tenant,
+    TenantDirectory,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -163,3 +172,17 @@ async def stateless_repository(session: SQLModelAsyncSession, key: uuid.UUID) ->
     assert_type(await people.bulk_delete(session, [key]), int)
     assert_type(people.on(session), AsyncRepository[Person])
     assert_type(CRUDRepository(User), CRUDRepository[User])
+
+
+async def directory_of_tenants(directory: TenantDirectory, blocking: BlockingTenantDirectory) -> None:
+    """Who there is, and where."""
+    tenant = await directory.create("acme", mode="schema", quotas=Quotas(connections=4))
+    assert_type(tenant, Tenant)
+    assert_type(await directory.placement_of(tenant.id), Placement)
+    assert_type(await directory.list(), list[Tenant])
+    assert_type(blocking.resolve("acme"), Tenant)
+    async with directory.admit(tenant.placement()):
+        resolver: PlacementResolver = directory
+    assert_type(await SchemaResolver(resolver).get_tenant_schema(tenant.id), str)
+    resolves: SchemaResolverProtocol = SchemaResolver()
+    assert_type(await resolves.validate_schema_name("admin"), bool)
