@@ -646,3 +646,38 @@ async def test_rows_beyond_the_quota_that_come_by_copy_are_refused_alike(engine,
         customers = create_async_repository(session, Customer, tenant_id=acme.id)
         with pytest.raises(QuotaExceededError, match="100 rows of directory_customers"):
             await customers.bulk_create([{"id": number} for number in range(600)], returning=False)
+
+
+async def test_who_asks_after_a_change_is_not_given_an_answer_from_before(engine, directory):
+    acme = await directory.create("acme")
+    async with engine.begin() as other:
+        await other.execute(text("LOCK TABLE admin.tenants"))
+        before = asyncio.ensure_future(directory.placement_of(acme.id))
+        await _waits_for_a_lock(engine)
+        change = asyncio.ensure_future(directory.suspend(acme.id))
+        async with asyncio.timeout(60):
+            waiting = "count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            while await _scalar(engine, waiting) < 2:
+                pass
+    await asyncio.gather(before, change, return_exceptions=True)
+    with pytest.raises(TenantSuspendedError):
+        await directory.placement_of(acme.id)
+
+
+async def test_a_role_without_rights_on_the_directory_is_told_so(engine, administrator):
+    await TenantDirectory(administrator).install()
+    with pytest.raises(ConfigurationError, match="application-role"):
+        await TenantDirectory(engine).list()
+
+
+async def test_nobody_else_may_connect_to_a_database_of_its_own(engine, administrator, dotmac_postgres):
+    name = f"tenant_{uuid.uuid4().hex[:12]}"
+    app = engine.url.username
+    directory = TenantDirectory(engine, DirectoryOptions(application_role=app), administrator=administrator)
+    await directory.install()
+    try:
+        await directory.create("acme", mode="database", connection=name)
+        assert await _scalar(administrator, f"has_database_privilege('{app}', '{name}', 'CONNECT')")
+        assert not await _scalar(administrator, f"has_database_privilege('public', '{name}', 'CONNECT')")
+    finally:
+        dotmac_postgres.drop_database(name)

@@ -60,7 +60,9 @@ def database_script(engine: Engine, options: DirectoryOptions, version: Sequence
 
 
 @contextmanager
-def new_database(engine: Engine, new: NewTenant, script: Sequence[str]) -> Iterator[None]:
+def new_database(
+    engine: Engine, new: NewTenant, script: Sequence[str], application_role: str | None
+) -> Iterator[None]:
     """A database called as the tenant's connection, with its tables; dropped again if the block fails.
 
     Raises:
@@ -74,6 +76,8 @@ def new_database(engine: Engine, new: NewTenant, script: Sequence[str]) -> Itera
             made = True
             mark = quoted_literal(ownership_mark(new.id))
             connection.exec_driver_sql(f"COMMENT ON DATABASE {quoted_identifier(name)} IS {mark}")
+            if application_role is not None:
+                _reserve(connection, name, application_role)
         inside = create_engine(engine.url.set(database=name), poolclass=NullPool)
         with inside.begin() as connection:
             send_script(connection, script)
@@ -112,6 +116,15 @@ def drop_database(engine: Engine, tenant: Tenant) -> None:
                 schema=name,
             )
         connection.exec_driver_sql(f"DROP DATABASE {quoted_identifier(name)} WITH (FORCE)")
+
+
+def _reserve(connection: Connection, name: str, application_role: str) -> None:
+    """Others cannot even connect; as PostgreSQL makes it, everybody can."""
+    database = quoted_identifier(name)
+    connection.exec_driver_sql(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
+    connection.exec_driver_sql(
+        f"GRANT CONNECT ON DATABASE {database} TO {quoted_identifier(application_role)}"
+    )
 
 
 @contextmanager

@@ -265,7 +265,12 @@ class TenantDirectory:
         return await greenlet_spawn(operation, _engine_of(self._database).sync_engine)
 
     async def _change(self, operation: Callable[[Engine], _T]) -> _T:
-        return await greenlet_spawn(operation, _engine_of(self._administrator).sync_engine)
+        try:
+            return await greenlet_spawn(operation, _engine_of(self._administrator).sync_engine)
+        finally:
+            # Who asks from now on must not be given an answer to a question from before.
+            for reads in list(self._reads.values()):
+                reads.clear()
 
 
 def _engine_of(database: Any) -> AsyncEngine:
@@ -275,6 +280,7 @@ def _engine_of(database: Any) -> AsyncEngine:
 
 
 def _ended(task: asyncio.Task[Known], reads: _Reads, key: tuple[str, str]) -> None:
-    reads.pop(key, None)
+    if reads.get(key) is task:
+        del reads[key]
     if not task.cancelled():
         task.exception()  # seen: every caller may have gone

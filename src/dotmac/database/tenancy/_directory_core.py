@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 _INSTALL_LOCK = 7_236_418_801_215_544_291
 _MISSING_TABLE = frozenset({"42P01", "3F000"})
+_NO_PRIVILEGE = "42501"
 _MAX_CONNECTION_CHARS = 255
 
 
@@ -182,7 +183,7 @@ class DirectoryCore:
         with self._connected(engine) as connection:
             self._insert(connection, new, is_complete=False)
         try:
-            with new_database(engine, new, script):
+            with new_database(engine, new, script, self.options.application_role):
                 return self.change(engine, new.id, is_complete=True)
         except BaseException:
             with self._connected(engine) as connection:
@@ -365,6 +366,14 @@ class DirectoryCore:
                 raise ConfigurationError(
                     f"This database has no directory of tenants (no table {table.fullname}). Run `dotmac-db tenant init`, "
                     f"or call `install()`, once, as a role that may create schemas."
+                ) from error
+            if sqlstate_of(error) == _NO_PRIVILEGE and any(
+                words in str(error.orig)
+                for words in (f"table {table.name}", f"schema {self.options.admin_schema}")
+            ):
+                raise ConfigurationError(
+                    f"This role may not use {table.fullname}. Let it read the directory with `dotmac-db tenant "
+                    f"--application-role NAME init`; change tenants through an administrator."
                 ) from error
             raise
 
