@@ -157,6 +157,9 @@ class Codec:
         for plain in (str, int, float):
             if isinstance(value, plain):  # an IntEnum or a StrEnum too: what it is worth
                 return self._tagged(plain(getattr(value, "value", value)))
+        for base, (tag, write) in _AS_TEXT.items():
+            if isinstance(value, base):  # drivers have UUIDs and timestamps of their own
+                return {_TAG: tag, "v": write(value)}
         raise ValidationError(
             f"A {kind.__module__}.{kind.__qualname__} cannot be cached. Give its class to the cache, as in "
             f"SmartCache(…, models=[{kind.__name__}]), if it is a model, a dataclass or an Enum; else cache a dict of it.",

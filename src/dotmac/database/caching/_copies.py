@@ -173,7 +173,7 @@ class Copies:
 
     async def _stay_member(self) -> None:
         try:
-            while self._memories:
+            while self._memories and not _is_cancelled():
                 self._lost.clear()
                 try:
                     await self._be_member()
@@ -189,7 +189,7 @@ class Copies:
     async def _be_member(self) -> None:
         """Until the subscription is lost."""
         await self._signals.subscribe(self._channel, _EXCHANGE_SECONDS, self._on_change)
-        while self._memories and not self._lost.is_set():
+        while self._memories and not self._lost.is_set() and not _is_cancelled():
             began = time.monotonic()
             await self._exchange.run(
                 _EXCHANGE_SECONDS,
@@ -237,3 +237,9 @@ class _Acknowledgements:
             self._wanted -= self._came
             if not self._wanted:
                 self._all.set()
+
+
+def _is_cancelled() -> bool:
+    """True if this task was cancelled, even where something that it called has swallowed that."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

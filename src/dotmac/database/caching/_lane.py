@@ -29,6 +29,7 @@ class Lane:
         self._pool: Any = None
         self._kept: list[Any] = []
         self._most_kept = 0
+        self._socket_timeout: float | None = None
         if isinstance(client, Redis):
             pool: Any = client.connection_pool
             self._pool = getattr(pool, "of_this_loop", pool)
@@ -44,7 +45,11 @@ class Lane:
             except RedisConnectionError:
                 # Closed while it was idle, by a restart for instance. What else was kept is no better.
                 await self.close()
-        return await self._send_on(await self._pool.get_connection(), words)
+        connection = await self._pool.get_connection()
+        # The deadline is ours. redis-py's own makes a task for each command, and on Python 3.11 that task may swallow
+        # the cancellation of its caller.
+        self._socket_timeout, connection.socket_timeout = connection.socket_timeout, None
+        return await self._send_on(connection, words)
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -75,6 +80,7 @@ class Lane:
         if broken:
             with suppress(Exception):
                 await connection.disconnect(nowait=True)
+        connection.socket_timeout = self._socket_timeout
         with suppress(KeyError):  # the pool was closed meanwhile, and knows it no more
             await self._pool.release(connection)
 

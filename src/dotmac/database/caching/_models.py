@@ -56,8 +56,8 @@ class _MappedForm:
         missing = [name for name in self._names if name not in loaded]
         if missing:
             raise ValidationError(
-                f"{self._mapper.class_.__name__} cannot be cached: {', '.join(missing)} is not loaded, and caching "
-                f"loads nothing. Flush or refresh it first, or cache its to_dict().",
+                f"{self._mapper.class_.__name__} cannot be cached: not loaded are {', '.join(missing)}, and "
+                f"caching loads nothing. Flush or refresh it first, or cache its to_dict().",
                 model=self._mapper.class_.__name__,
                 field=missing[0],
             )
