@@ -526,7 +526,6 @@ class SmartCache:
             try:
                 await self._store.add_counts(link.exchange, space.scope, news)
             except CacheUnavailableError:
-                space.counters.errors += 1
                 space.untake(news)
 
     def _last_known(self, link: Link, space: _Space, text: str) -> Entry | None:

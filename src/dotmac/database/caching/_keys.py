@@ -24,6 +24,7 @@ LONGEST_BYTES = 512 * 1024 * 1024
 COPIES_TAG = "{dotmac-copies}"
 """What the keys of those who keep copies begin with, so that on a cluster one node has them all."""
 
+_SHORT = 1000
 _SAFE = "-_.~+=@,/"
 _is_plain = re.compile(r"[A-Za-z0-9\-_.~+=@,/]+").fullmatch
 _PATTERN_PARTS = re.compile(r"\\(.)|\[(\^?)([A-Za-z0-9\-_.]+)\]|([*?:])|([^\\\[*?:]+)|(.)", re.DOTALL)
@@ -96,6 +97,10 @@ def key_text(parts: tuple[Any, ...]) -> str:
     Raises:
         ValidationError: There is no part, one is empty, not textual, or they are longer than Redis takes.
     """
+    if len(parts) == 2:  # noqa: PLR2004 - what most keys are, without what they need not
+        first, second = parts
+        if type(first) is str and type(second) is int and _is_plain(first) and len(first) < _SHORT:
+            return f"{first}:{second}"
     if len(parts) == 1 and type(parts[0]) is str:
         parts = tuple(parts[0].split(":"))
     texts = []
