@@ -31,6 +31,13 @@ _LOCK_NOT_AVAILABLE: Final = "55P03"
 _LONGEST_WAIT_MS: Final = 2**31 - 1
 # Also ends the last statement's portal, which would keep its snapshot, and vacuum from its work.
 _QUIET: Final = "SET LOCAL idle_in_transaction_session_timeout = 0"
+# A server that crashes gives numbers again that its log does not hold. The message has the commit wait for the log; else it
+# would not, for a transaction that wrote nothing.
+_DRAW: Final = """
+SELECT pg_current_xact_id()::text::bigint
+FROM pg_logical_emit_message(true, 'dotmac.lock', ''),
+     set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)
+"""
 _TAKE: Final = {"transaction": "pg_advisory_xact_lock", "session": "pg_advisory_lock"}
 _TRY: Final = {"transaction": "pg_try_advisory_xact_lock", "session": "pg_try_advisory_lock"}
 
@@ -224,13 +231,14 @@ class PgAdvisoryLock(Lock):
 
         In a transaction of its own, because one that stays open would keep vacuum from its work.
         """
-        statement = text("SELECT pg_current_xact_id()::text::bigint")
         if self._level == "session":
-            self._fence = await connection.scalar(statement)
+            self._fence = await connection.scalar(text(_DRAW))
             await connection.commit()
             return
         async with engine.connect() as other:
-            self._fence = await other.scalar(statement)
+            fence = await other.scalar(text(_DRAW))
+            await other.commit()
+            self._fence = fence
 
     def _listen(self) -> None:
         """Have asyncpg tell at once that the connection ended; with other drivers the next heartbeat finds out."""
