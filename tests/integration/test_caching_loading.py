@@ -6,9 +6,19 @@ import asyncio
 import uuid
 
 import pytest
+from fastapi import FastAPI
 from redis.asyncio import Redis
 
-from dotmac.database.caching import MISSING, CachePolicy, SmartCache
+from dotmac.database import AsyncDatabase
+from dotmac.database.caching import (
+    MISSING,
+    CachePolicy,
+    SmartCache,
+    _client,
+    close_redis_client,
+    get_redis_client,
+)
+from dotmac.database.fastapi import database_lifespan
 
 
 @pytest.fixture(params=[2, 3], ids=["RESP2", "RESP3"])
@@ -217,8 +227,6 @@ async def test_a_lease_left_behind_ends_by_itself(make_cache):
 
 
 async def test_two_event_loops_one_after_the_other_use_one_cache(redis_url, monkeypatch):
-    from dotmac.database.caching import _client, get_redis_client  # noqa: PLC0415 - beside its use
-
     monkeypatch.setenv("REDIS_URL", redis_url)
     _client._process_wide.cache_clear()
     cache = SmartCache(
@@ -235,4 +243,20 @@ async def test_two_event_loops_one_after_the_other_use_one_cache(redis_url, monk
         return [asyncio.run(work(number)) for number in range(3)]
 
     assert await asyncio.to_thread(run) == [(0, True), (1, True), (2, True)]
+    _client._process_wide.cache_clear()
+
+
+async def test_the_lifespan_closes_the_connections(redis_url, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    _client._process_wide.cache_clear()
+    cache = SmartCache("lifespan", policy=CachePolicy(timeout_seconds=10), prefix=uuid.uuid4().hex)
+    database = AsyncDatabase("sqlite+aiosqlite:///:memory:")
+    name = uuid.uuid4().hex
+    async with database_lifespan(database)(FastAPI()):
+        await get_redis_client().client_setname(name)
+        await cache.set("a", 1)
+    async with Redis.from_url(redis_url) as observer:
+        assert name not in [client["name"] for client in await observer.client_list()]
+    assert await cache.get("a") == 1  # and opens new ones when used again
+    await close_redis_client()
     _client._process_wide.cache_clear()

@@ -17,6 +17,9 @@ from dotmac.database.caching._client import RedisServer
 from dotmac.database.embedded import EmbeddedValkey
 from dotmac.database.embedded._binaries import find_valkey
 
+# redis-py 7.4's own cluster client uses what redis-py 7.4 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:.*lib_name:DeprecationWarning")
+
 
 def free_port():
     with socket.socket() as probe:

@@ -101,7 +101,9 @@ class _PydanticForm:
         # The codec restores types exactly, so nothing is validated, and no validator with side effects runs.
         values, extra = stored["values"], stored["extra"]
         model = self._model.model_construct(set(stored["set"]))
-        model.__dict__.update({name: values[name] for name in self._names})
+        for name in self._names:
+            # Past a frozen model's __setattr__, as pydantic's own copy does.
+            object.__setattr__(model, name, values[name])
         if extra is not None:
             object.__setattr__(model, "__pydantic_extra__", extra)
         return model
