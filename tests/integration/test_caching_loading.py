@@ -249,12 +249,17 @@ async def test_two_event_loops_one_after_the_other_use_one_cache(redis_url, monk
 async def test_the_lifespan_closes_the_connections(redis_url, monkeypatch):
     monkeypatch.setenv("REDIS_URL", redis_url)
     _client._process_wide.cache_clear()
-    cache = SmartCache("lifespan", policy=CachePolicy(timeout_seconds=10), prefix=uuid.uuid4().hex)
+    policy = CachePolicy(timeout_seconds=10, memory_seconds=60)
+    cache = SmartCache("lifespan", policy=policy, prefix=uuid.uuid4().hex)
     database = AsyncDatabase("sqlite+aiosqlite:///:memory:")
     name = uuid.uuid4().hex
     async with database_lifespan(database)(FastAPI()):
         await get_redis_client().client_setname(name)
         await cache.set("a", 1)
+        await cache.get("a")
+        await cache._link().copies(cache._spaces[None].scope).serves()
+        subscription = cache._link().signals.connection
+    assert not subscription.is_connected
     async with Redis.from_url(redis_url) as observer:
         assert name not in [client["name"] for client in await observer.client_list()]
     assert await cache.get("a") == 1  # and opens new ones when used again

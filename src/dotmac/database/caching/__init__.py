@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dotmac.database.caching._cache import MISSING, LoadToken, SmartCache
-from dotmac.database.caching._client import close_redis_client, get_redis_client, get_redis_pool
+from dotmac.database.caching._client import get_redis_client, get_redis_pool
 from dotmac.database.caching._freshness import CachePolicy
+from dotmac.database.caching._link import close_redis_client
 from dotmac.database.caching._warming import WarmReport
 
 __all__ = [

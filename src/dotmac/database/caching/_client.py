@@ -55,12 +55,10 @@ def get_redis_pool() -> ConnectionPool:
     return _server().pool()
 
 
-async def close_redis_client() -> None:
-    """Close the running event loop's connections; the next command opens new ones. Nothing was used, nothing happens."""
+def server_in_use() -> RedisServer | None:
+    """What `get_redis_client` made, if it was asked."""
     with _lock:
-        server = _process_wide() if _process_wide.cache_info().currsize else None
-    if server is not None:
-        await server.close()
+        return _process_wide() if _process_wide.cache_info().currsize else None
 
 
 def _server() -> RedisServer:
@@ -121,6 +119,13 @@ class RedisServer:
             raise ConfigurationError(
                 "A client of Redis Cluster belongs to an event loop: call get_redis_client() inside one."
             ) from None
+
+    def is_of(self, client: Redis | RedisCluster) -> bool:
+        """True for its client on the running loop."""
+        if self._loop_client is None:
+            return client is self._client
+        existing = self._loop_client.existing()
+        return existing is not None and existing.cluster is client
 
     def pool(self) -> ConnectionPool:
         """Its pool."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from redis.asyncio import RedisCluster
 
 from dotmac.database._per_loop import PerLoop
-from dotmac.database.caching._client import abandon_connection
+from dotmac.database.caching._client import abandon_connection, server_in_use
 from dotmac.database.caching._copies import Copies
 from dotmac.database.caching._debts import Debts
 from dotmac.database.caching._exchange import CacheUnavailableError, Exchange, breaker_for
@@ -153,6 +153,17 @@ def linked(client: Redis | RedisCluster) -> LinkedServer:
             reference = weakref.ref(client)
             server = _linked[client] = LinkedServer(lambda: _alive(reference()))
         return server
+
+
+async def close_redis_client() -> None:
+    """Close the running event loop's connections; the next command opens new ones. Nothing was used, nothing happens."""
+    server = server_in_use()
+    if server is None:
+        return
+    for client, link in list(_linked.items()):
+        if server.is_of(client):
+            await link.close()
+    await server.close()
 
 
 def _alive(client: Redis | RedisCluster | None) -> Redis | RedisCluster:
