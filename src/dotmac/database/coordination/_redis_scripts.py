@@ -14,10 +14,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redis.asyncio import Redis, RedisCluster
+    from redis.asyncio import RedisCluster
 
 FENCE_MILLISECONDS = 24 * 60 * 60 * 1000
 """How long a fence key outlives the last acquisition."""
@@ -50,7 +53,7 @@ class Keys:
 
 
 class Script:
-    """A Lua script, sent by its digest and, once per server, in full."""
+    """A Lua script, sent by its digest and, once per server, in full. Each of ours may be sent twice."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -58,9 +61,16 @@ class Script:
 
     async def run(self, client: Redis | RedisCluster, keys: Sequence[str], *arguments: str | int) -> int:
         """Run it on ``keys`` and return the number it returns."""
-        from redis.exceptions import NoScriptError  # noqa: PLC0415 - an extra
-
-        tail = (len(keys), *keys, *arguments)
+        tail = (str(len(keys)), *keys, *map(str, arguments))
+        if type(client) is Redis and client.connection is None:
+            try:
+                return int(await _sent(client, ("EVALSHA", self._digest, *tail)))
+            except ResponseError as error:
+                if not isinstance(error, NoScriptError):
+                    raise
+            except (RedisError, OSError):
+                # Once more, with the client's own retries.
+                pass
         command: Any = client.execute_command
         try:
             return int(await command("EVALSHA", self._digest, *tail))
@@ -68,24 +78,46 @@ class Script:
             return int(await command("EVAL", self._text, *tail))
 
 
+async def _sent(client: Redis, words: tuple[str, ...]) -> Any:
+    """The answer to a command in ASCII, a fifth sooner than from ``execute_command``: no retries, hooks and callbacks."""
+    packed = "".join([f"*{len(words)}\r\n", *[f"${len(word)}\r\n{word}\r\n" for word in words]])
+    pool = client.connection_pool
+    connection = await pool.get_connection()
+    try:
+        if connection.health_check_interval:
+            await connection.check_health()
+        writer = getattr(connection, "_writer", None)
+        if writer is None:
+            await connection.send_packed_command(packed.encode("ascii"))
+        else:
+            # Some hundred bytes never fill the buffer, so there is no need for the task that guards `drain`.
+            writer.write(packed.encode("ascii"))
+        return await connection.read_response()
+    finally:
+        await pool.release(connection)
+
+
 ACQUIRE = Script(
     """
-local holder = redis.call('GET', KEYS[1])
-if holder == ARGV[1] then
+local holder, last, void = unpack(redis.call('MGET', KEYS[1], KEYS[2], KEYS[3]))
+if holder == ARGV[1] and last then
   -- Sent twice, because the first answer was lost.
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
-  return tonumber(redis.call('GET', KEYS[2]))
+  return tonumber(last)
 end
 if holder then
   return -math.max(redis.call('PTTL', KEYS[1]), 1)
 end
-if redis.call('EXISTS', KEYS[3]) == 1 then return -1 end
+if void then return -1 end
 local now = redis.call('TIME')
 local fence = now[1] * 1000000 + now[2]
-local last = tonumber(redis.call('GET', KEYS[2]) or 0)
+last = tonumber(last or 0)
 if last >= fence then fence = last + 1 end
+-- NX for a key of another type, which MGET passes over.
+if not redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2], 'NX') then
+  return redis.error_reply('WRONGTYPE The key of a lock holds no token')
+end
 redis.call('SET', KEYS[2], string.format('%.0f', fence), 'PX', ARGV[3])
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return fence
 """
 )
