@@ -253,6 +253,26 @@ async def test_scripts_the_server_forgot_are_sent_again(client, name):
     assert not await client.exists(key_of(name))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"single_connection_client": True}, {"decode_responses": True}, {"health_check_interval": 0.001}],
+    ids=lambda options: next(iter(options)),
+)
+async def test_every_kind_of_client_locks(redis_url, name, options):
+    async with Redis.from_url(redis_url, **options) as client:
+        for _ in range(2):
+            async with RedisLock(name, ttl=60, client=client) as lock:
+                assert lock.acquired
+                assert await client.exists(key_of(name))
+        assert not await client.exists(key_of(name))
+
+
+async def test_a_lock_is_given_back_when_all_connections_were_closed(client, name):
+    async with RedisLock(name, ttl=60, client=client):
+        await client.connection_pool.disconnect()
+    assert not await client.exists(key_of(name))
+
+
 async def test_foreign_bytes_under_the_key_fail_closed(client, name):
     await client.hset(key_of(name), "not", "a lock")
     with pytest.raises(LockUnavailableError):

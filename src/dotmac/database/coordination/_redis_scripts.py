@@ -81,7 +81,7 @@ class Script:
 async def _sent(client: Redis, words: tuple[str, ...]) -> Any:
     """The answer to a command in ASCII, a fifth sooner than from ``execute_command``: no retries, hooks and callbacks."""
     packed = "".join([f"*{len(words)}\r\n", *[f"${len(word)}\r\n{word}\r\n" for word in words]])
-    pool = client.connection_pool
+    pool: Any = client.connection_pool
     connection = await pool.get_connection()
     try:
         if connection.health_check_interval:
