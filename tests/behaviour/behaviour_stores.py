@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dotmac.database import (
@@ -11,14 +11,19 @@ from dotmac.database import (
     AsyncTenantRepository,
     BaseRepository,
     BaseTenantRepository,
+    RequestContext,
+    current_context,
 )
+from dotmac.database.tenancy import SESSION_KEY, switch
 
 
 class Awaited:
     """A repository, sync or async, whose every method is awaited; streams come as lists."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, store: Store, context: RequestContext) -> None:
         self.inner = inner
+        self.store = store
+        self.context = context
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.inner, name)
@@ -26,6 +31,7 @@ class Awaited:
             return method
 
         async def call(*arguments: Any, **keywords: Any) -> Any:
+            self.store.become(self.context)
             result = method(*arguments, **keywords)
             if inspect.isasyncgen(result):
                 return [item async for item in result]
@@ -68,7 +74,21 @@ class Store:
             kind: type[Any] = AsyncRepository if tenant_id is None else AsyncTenantRepository
         else:
             kind = BaseRepository if tenant_id is None else BaseTenantRepository
-        return Awaited(type("Declared", (kind,), declared)(self.session, model, tenant_id))
+        context = self.become(_context_for(tenant_id))
+        return Awaited(type("Declared", (kind,), declared)(self.session, model, tenant_id), self, context)
+
+    def become(self, context: RequestContext) -> RequestContext:
+        """Have the one session serve whoever's turn it is; what it had loaded leaves it."""
+        session = getattr(self.session, "sync_session", self.session)
+        bound = session.info.get(SESSION_KEY)
+        if bound is not None and (bound.tenant_id, bound.is_unscoped) == (
+            context.tenant_id,
+            context.is_unscoped,
+        ):
+            session.info[SESSION_KEY] = context
+        else:
+            switch(session, context)
+        return context
 
     async def execute(self, statement: Any) -> Any:
         """Whatever the statement gives, with no repository between."""
@@ -85,6 +105,13 @@ class Store:
         self.session.expunge_all()
 
 
+def _context_for(tenant_id: Any) -> RequestContext:
+    here = current_context()
+    if tenant_id is None or here.tenant_id is not None or here.is_unscoped:
+        return here
+    return replace(here, tenant_id=tenant_id)
+
+
 @dataclass
 class MockStore(Store):
     """The same over mocks that share one private database."""
@@ -94,4 +121,4 @@ class MockStore(Store):
 
     def repo(self, model: type[Any], tenant_id: Any = None, **declared: Any) -> Awaited:
         kind = type("Declared", (self.mock,), declared)
-        return Awaited(kind(model, tenant_id=tenant_id, beside=self.first))
+        return Awaited(kind(model, tenant_id=tenant_id, beside=self.first), self, _context_for(tenant_id))

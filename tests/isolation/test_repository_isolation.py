@@ -93,8 +93,9 @@ async def session(sessions):
         yield session
 
 
-async def test_a_related_entity_of_another_tenant_cannot_carry_a_row_over(session):
-    stranger = await create_async_repository(session, Owner, "globex").create({"name": "Hank"})
+async def test_a_related_entity_of_another_tenant_cannot_carry_a_row_over(sessions, session):
+    async with sessions.begin() as other:
+        stranger = await create_async_repository(other, Owner, "globex").create({"name": "Hank"})
     pets = create_async_repository(session, Pet, "acme")
     with pytest.raises(TenantMismatchError):
         await pets.create({"name": "Rex", "owner": stranger})
@@ -112,10 +113,23 @@ async def test_new_related_entities_get_the_tenant_of_the_row(session):
     assert await create_async_repository(session, Pet, "acme").count() == 1
 
 
-async def test_a_shared_model_does_not_lead_to_tenants_rows_without_a_tenant(session):
-    shop = await create_async_repository(session, Shop).create({"name": "Corner"})
+async def shop_of_two_tenants(sessions):
+    async with sessions.begin() as session:
+        shop = await create_async_repository(session, Shop).create({"name": "Corner"})
     for tenant in ("acme", "globex"):
-        await create_async_repository(session, Owner, tenant).create({"name": tenant, "shop_id": shop.id})
+        async with sessions.begin() as session:
+            await create_async_repository(session, Owner, tenant).create({"name": tenant, "shop_id": shop.id})
+    return shop
+
+
+async def test_one_session_does_not_serve_two_tenants(session):
+    create_async_repository(session, Owner, "acme")
+    with pytest.raises(TenantMismatchError):
+        create_async_repository(session, Owner, "globex")
+
+
+async def test_a_shared_model_does_not_lead_to_tenants_rows_without_a_tenant(sessions, session):
+    shop = await shop_of_two_tenants(sessions)
     shops = create_async_repository(session, Shop)
     with pytest.raises(MissingTenantError):
         await shops.list({"filters": [{"field": "owners.name", "value": "globex"}]})
@@ -126,10 +140,7 @@ async def test_a_shared_model_does_not_lead_to_tenants_rows_without_a_tenant(ses
 
 
 async def test_a_shared_model_leads_to_the_own_rows_of_the_sessions_tenant(sessions):
-    async with sessions.begin() as session:
-        shop = await create_async_repository(session, Shop).create({"name": "Corner"})
-        for tenant in ("acme", "globex"):
-            await create_async_repository(session, Owner, tenant).create({"name": tenant, "shop_id": shop.id})
+    await shop_of_two_tenants(sessions)
     with use_context(RequestContext(tenant_id="acme")):
         async with sessions() as session:
             shops = create_async_repository(session, Shop)
@@ -177,6 +188,7 @@ async def test_encrypted_columns_neither_filter_nor_sort(session):
 async def test_across_tenants_a_key_names_its_tenant(sessions):
     async with sessions.begin() as session:
         mine = await create_async_repository(session, Owner, "acme").create({"name": "Ann"})
+    async with sessions.begin() as session:
         await create_async_repository(session, Owner, "globex").create({"id": mine.id, "name": "Hank"})
     with unscoped("a support case"):
         async with sessions.begin() as session:

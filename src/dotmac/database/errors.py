@@ -12,6 +12,7 @@
     ├── TenantError                   whose data it is, is unclear or wrong
     │   ├── MissingTenantError        a tenant model was used without a tenant
     │   ├── TenantMismatchError       data names another tenant than the one bound
+    │   ├── UnprovableStatementError  a statement that cannot be shown to stay within the tenant
     │   ├── InvalidContextError       a job's context headers are missing, damaged, stale or not ours
     │   ├── TenantNotFoundError       the directory knows no such tenant                 (also LookupError)
     │   ├── TenantSuspendedError      the tenant is known and may not be served now
@@ -226,6 +227,23 @@ class SchemaError(DatabaseError):
     def __init__(self, message: str, *, schema: str | None = None) -> None:
         super().__init__(message)
         self.schema = schema
+
+
+class UnprovableStatementError(TenantError):
+    """A statement was refused: nothing shows that it stays within the rows of the bound tenant.
+
+    Attributes:
+        tables: Names of the tenants' tables involved, as far as they are known.
+    """
+
+    def __init__(self, reason: str, *, tables: frozenset[str] = frozenset()) -> None:
+        super().__init__(
+            f"This statement was not sent: {reason}. Write it with the models (select(User), update(User), …), whose "
+            f"tenant is added by itself; or enable row-level security on these tables and connect as a role that it "
+            f"binds, then the server decides; or, for work across tenants on purpose, use a session made inside "
+            f"`unscoped('why')`."
+        )
+        self.tables = tables
 
 
 class DatabaseUnavailableError(DatabaseError):

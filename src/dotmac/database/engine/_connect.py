@@ -12,7 +12,7 @@ import socket
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from dotmac.database.engine import _postgresql
+from dotmac.database.engine import _fused_begin, _postgresql
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -104,13 +104,12 @@ def _transport(connection: Any) -> Any:
 async def _open_asyncpg(*arguments: Any, **keywords: Any) -> Any:
     import asyncpg  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
 
-    return await asyncpg.connect(*arguments, **keywords)
+    kind = _fused_begin.asyncpg_class(keywords.pop("connection_class", None))
+    return await asyncpg.connect(*arguments, connection_class=kind, **keywords)
 
 
 async def _open_psycopg(*arguments: Any, **keywords: Any) -> Any:
-    import psycopg  # noqa: PLC0415 - an extra
-
-    return await psycopg.AsyncConnection.connect(*arguments, **keywords)
+    return await _fused_begin.psycopg_classes()[1].connect(*arguments, **keywords)
 
 
 async def _open_aiosqlite(*arguments: Any, **keywords: Any) -> Any:

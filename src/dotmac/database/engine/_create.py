@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 import sqlalchemy
 from sqlalchemy import event
 
-from dotmac.database.engine import _liveness, _read_only, _redaction, _sqlite
+from dotmac.database.engine import _fused_begin, _liveness, _read_only, _redaction, _sqlite
 from dotmac.database.engine._connect import careful_connector
 from dotmac.database.engine._plan import Plan, plan_engine
 from dotmac.database.errors import ConfigurationError
@@ -115,6 +115,8 @@ def _watch(engine: Engine, plan: Plan) -> None:
         _read_only.install(engine)
     if plan.sqlite is not None:
         _sqlite.install(engine, plan.sqlite, plan.arguments.get("isolation_level"))
+    if plan.driver in {"asyncpg", "psycopg"}:
+        _fused_begin.install(engine, blocking_psycopg=plan.driver == "psycopg" and not plan.is_async)
     if plan.driver == "pymysql":
         _bound_handshake(engine, plan.connect_timeout)
     if plan.checks_liveness or plan.recycle_seconds > 0:

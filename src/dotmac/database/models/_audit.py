@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING
 from sqlalchemy import String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dotmac.database.context import RequestContext, current_context
+from dotmac.database.context import current_context
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.default import DefaultExecutionContext
 
+    from dotmac.database.context import RequestContext
+
 CONTEXT_OPTION = "dotmac_context"
-"""Execution option under which a session's own context reaches column defaults."""
+"""Execution option under which the work of a session, with its context, reaches a connection's statements."""
 
 
 def _context(execution: DefaultExecutionContext) -> RequestContext:
-    bound = execution.execution_options.get(CONTEXT_OPTION)
-    return bound if isinstance(bound, RequestContext) else current_context()
+    work = execution.execution_options.get(CONTEXT_OPTION)
+    return current_context() if work is None else work.context  # see tenancy/_guard/_work.py
 
 
 def _user_id(execution: DefaultExecutionContext) -> str | None:

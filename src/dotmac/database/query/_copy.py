@@ -27,7 +27,8 @@ class _Execution:
     """What column defaults that look at their execution see outside a statement."""
 
     def __init__(self, context: RequestContext) -> None:
-        self.execution_options = {CONTEXT_OPTION: context}
+        self.context = context
+        self.execution_options = {CONTEXT_OPTION: self}
         self.row: dict[str, Any] = {}
 
     def get_current_parameters(self, isolate_multiinsert_groups: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002, ARG002 - SQLAlchemy's signature

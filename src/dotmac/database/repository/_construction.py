@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from dotmac.database.errors import MissingTenantError
 from dotmac.database.models import ModelShape, across_tenants, describe
 from dotmac.database.query import Operations, Policy
-from dotmac.database.tenancy import bound_context, scope_for
+from dotmac.database.tenancy import bind_tenant, bound_context, scope_for
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -52,6 +52,8 @@ class RepositoryConstruction(Generic[M]):
                 "TenantAwareMixin, or use a repository without a tenant."
             )
         scope = scope_for(self._shape, tenant_id, bound_context(db))
+        if tenant_id is not None:
+            bind_tenant(db, tenant_id)
         if scope.unscoped:
             self._shape = across_tenants(self._shape)
         if self._wants_tenant and scope.tenant_id is None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dotmac.database.tenancy._binding import SESSION_KEY, bound_context
+from dotmac.database.tenancy._binding import PLACEMENT_KEY, SESSION_KEY, bind, bind_tenant, bound_context
+from dotmac.database.tenancy._guard import switch
 from dotmac.database.tenancy._placement import IsolationMode, Placement, PlacementResolver
 from dotmac.database.tenancy._policies import (
     disable_row_level_security,
@@ -59,12 +60,16 @@ if TYPE_CHECKING:
     )
     from dotmac.database.tenancy._quotas import Quotas
     from dotmac.database.tenancy._row_quotas import quota_error, raise_quota_errors
+    from dotmac.database.tenancy._rls_context import clear_rls_context, set_rls_context, set_schema_search_path
     from dotmac.database.tenancy._tenant import Tenant, TenantStatus
 
 # What only few programs need, imported on first use.
 _LAZY = {
     "BlockingTenantDirectory": "_directory_blocking",
     "check_schema_name": "_names",
+    "clear_rls_context": "_rls_context",
+    "set_rls_context": "_rls_context",
+    "set_schema_search_path": "_rls_context",
     "check_slug": "_names",
     "check_tenant_id": "_names",
     "is_schema_name": "_names",
@@ -79,6 +84,13 @@ _LAZY = {
 }
 
 __all__ = [
+    "PLACEMENT_KEY",
+    "bind",
+    "bind_tenant",
+    "switch",
+    "clear_rls_context",
+    "set_rls_context",
+    "set_schema_search_path",
     "PERMISSIVE_POLICY",
     "RESTRICTIVE_POLICY",
     "SESSION_KEY",

@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from dotmac.database.context import RequestContext, TenantId
-from dotmac.database.errors import MissingTenantError, TenantMismatchError, ValidationError
-from dotmac.database.models import python_type_of
+from dotmac.database.errors import MissingTenantError, TenantMismatchError
+from dotmac.database.tenancy._values import convert_tenant
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -75,7 +75,6 @@ def visible(shape: ModelShape, scope: Scope) -> tuple[ColumnElement[bool], ...]:
     return (shape.tenant == tenant_value(shape, scope.tenant_id), *live)
 
 
-@lru_cache(maxsize=4096)
 def tenant_value(shape: ModelShape, tenant_id: Any) -> Any:
     """``tenant_id`` as the model's column holds it: text, an integer or a UUID.
 
@@ -84,17 +83,7 @@ def tenant_value(shape: ModelShape, tenant_id: Any) -> Any:
     """
     if not isinstance(tenant_id, str):  # a placeholder
         return tenant_id
-    kind = python_type_of(shape.types["tenant_id"])
-    if kind is None or kind is str:
-        return tenant_id
-    try:
-        return kind(tenant_id)
-    except (TypeError, ValueError):
-        raise ValidationError(
-            f"{shape.name}.tenant_id holds values of type {kind.__name__}; the tenant that is bound is no such value.",
-            model=shape.name,
-            field="tenant_id",
-        ) from None
+    return convert_tenant(shape.types["tenant_id"], tenant_id, shape.name)
 
 
 @lru_cache(maxsize=1024)

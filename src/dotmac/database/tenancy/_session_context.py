@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from dotmac.database.context import RequestContext
     from dotmac.database.tenancy._placement import Placement
 
@@ -36,19 +38,51 @@ def begin_sql(context: RequestContext, placement: Placement | None = None) -> st
     ]
     if placement is not None:
         if placement.schema is not None:
-            path = (
-                [placement.schema]
-                if placement.shared_schema is None
-                else [placement.schema, placement.shared_schema]
-            )
-            parts.append(f"SET LOCAL search_path = {', '.join(map(quoted_identifier, path))};")
-        if placement.statement_timeout is not None:
             parts.append(
-                f"SET LOCAL statement_timeout = {max(1, round(placement.statement_timeout.total_seconds() * 1000))};"
+                f"SET LOCAL search_path = {_search_path(placement.schema, placement.shared_schema)};"
             )
+        if placement.statement_timeout is not None:
+            parts.append(f"SET LOCAL statement_timeout = {_milliseconds(placement.statement_timeout)};")
         if placement.role is not None:
             parts.append(f"SET LOCAL ROLE {quoted_identifier(placement.role)};")
     return " ".join(parts)
+
+
+_DEFAULT = "(SELECT reset_val FROM pg_catalog.pg_settings WHERE name = {})"
+
+
+def late_sql(context: RequestContext, placement: Placement | None, told_before: bool) -> str | None:  # noqa: FBT001 - one caller
+    """One SELECT that says the same in the middle of a transaction, and takes back what was said before; None for nothing."""
+    values: dict[str, str] = {
+        setting: quoted_literal(getattr(context, attribute) or "") for setting, attribute in _SETTINGS
+    }
+    if told_before:
+        for name in ("search_path", "statement_timeout", "role"):
+            values[name] = _DEFAULT.format(quoted_literal(name))
+        values["role"] = "'none'"
+    if placement is not None:
+        if placement.schema is not None:
+            values["search_path"] = quoted_literal(_search_path(placement.schema, placement.shared_schema))
+        if placement.statement_timeout is not None:
+            values["statement_timeout"] = quoted_literal(str(_milliseconds(placement.statement_timeout)))
+        if placement.role is not None:
+            values["role"] = quoted_literal(placement.role)
+    if not told_before and placement is None and all(value == "''" for value in values.values()):
+        return None
+    # The role last: it may not be allowed to do the rest.
+    ordered = sorted(values.items(), key=lambda item: item[0] == "role")
+    return "SELECT " + ", ".join(
+        f"pg_catalog.set_config({quoted_literal(name)}, {value}, true)" for name, value in ordered
+    )
+
+
+def _search_path(schema: str, shared_schema: str | None) -> str:
+    names = [schema] if shared_schema is None else [schema, shared_schema]
+    return ", ".join(map(quoted_identifier, names))
+
+
+def _milliseconds(limit: timedelta) -> int:
+    return max(1, round(limit.total_seconds() * 1000))
 
 
 def quoted_literal(value: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from sqlalchemy import Column, MetaData, Table, event
 from sqlalchemy.orm import Mapper
@@ -53,6 +54,17 @@ class TableTenancy:
 
 
 _SHARED = TableTenancy()
+_by_name: dict[str, WeakSet[Table]] = {}
+
+
+@event.listens_for(Table, "after_parent_attach")
+def _note_name(table: Table, _metadata: object) -> None:
+    _by_name.setdefault(table.name.lower(), WeakSet()).add(table)
+
+
+def divided_by_name(name: str) -> list[Table]:
+    """The tables of that name (without a schema, in any case) that hold tenants' rows, of every ``MetaData`` alive."""
+    return [table for table in _by_name.get(name.lower(), ()) if tenancy_of(table).is_divided]
 
 
 def tenancy_of(table: Table) -> TableTenancy:
@@ -110,6 +122,7 @@ def _note_models_word(mapper: Mapper[Any], model: type[Any]) -> None:
     table = mapper.local_table
     if not isinstance(table, Table):
         return
+    table.info.setdefault("dotmac_model", model.__name__)
     if getattr(model, "__tenant_scoped__", True) is False and mapper.inherits is None:
         table.info[_SCOPED] = False
     properties = getattr(mapper, "_init_properties", {})

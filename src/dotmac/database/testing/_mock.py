@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sqlalchemy import Uuid
 
+from dotmac.database.context import RequestContext, TenantId, current_context
 from dotmac.database.query import Flush
 from dotmac.database.query._values import insert_values, new_entity
 from dotmac.database.repository import AsyncRepository, BaseRepository
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from dotmac.database.query import DataLike, Steps
 
 M = TypeVar("M")
+R = TypeVar("R")
 
 
 class MockRepository(BaseRepository[M]):
@@ -67,8 +70,13 @@ class MockRepository(BaseRepository[M]):
         self._database: MockDatabase = (
             beside._database if beside is not None else MockDatabase(is_async=False)  # noqa: SLF001 - one of us
         )
+        self._context = self._database.become(_context_for(tenant_id))
         super().__init__(self._database.session, model_class, tenant_id)
         self._database.add(self.model_class)
+
+    def _run(self, steps: Steps[R]) -> R:
+        self._database.become(self._context)
+        return super()._run(steps)
 
     def add_mock_data(self, rows: Iterable[DataLike]) -> builtins.list[M]:
         """Put rows in, as if they had always been there (committed); the entities, in order.
@@ -114,8 +122,13 @@ class AsyncMockRepository(AsyncRepository[M]):
         self._database: MockDatabase = (
             beside._database if beside is not None else MockDatabase(is_async=True)  # noqa: SLF001 - one of us
         )
+        self._context = self._database.become(_context_for(tenant_id))
         super().__init__(self._database.async_session, model_class, tenant_id)
         at_once(lambda: self._database.add(self.model_class))
+
+    async def _run(self, steps: Steps[R]) -> R:
+        self._database.become(self._context)
+        return await super()._run(steps)
 
     def add_mock_data(self, rows: Iterable[DataLike]) -> builtins.list[M]:
         """Same as `MockRepository.add_mock_data`; blocking here too, so that any fixture can call it."""
@@ -137,8 +150,16 @@ class AsyncMockRepository(AsyncRepository[M]):
         self.close()
 
 
+def _context_for(tenant_id: object | None) -> RequestContext:
+    here = current_context()
+    if tenant_id is None or here.tenant_id is not None or here.is_unscoped:
+        return here
+    return replace(here, tenant_id=TenantId(tenant_id))
+
+
 def _put_in(database: MockDatabase, shape: ModelShape, scope: Scope, rows: Iterable[DataLike]) -> list[Any]:
     session = database.session
+    database.become(RequestContext(unscoped_reason="rows of any tenant are put into a mock's own database"))
     entities = [_entity(shape, scope, row) for row in rows]
 
     def steps() -> Steps[None]:

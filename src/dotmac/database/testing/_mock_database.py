@@ -13,12 +13,15 @@ from sqlalchemy.util import greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
 from dotmac.database.engine import create_engine
+from dotmac.database.tenancy import SESSION_KEY, switch
 from dotmac.database.testing._memory_tables import create_tables, tables_of, translate_schemas
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy import Engine, Table
+
+    from dotmac.database.context import RequestContext
 
 R = TypeVar("R")
 
@@ -61,6 +64,18 @@ class MockDatabase:
         self.session.bind = self._engine.execution_options(
             schema_translate_map=translate_schemas(self._tables)
         )
+
+    def become(self, context: RequestContext) -> RequestContext:
+        """Have the session serve ``context``; the entities of another one leave it."""
+        session, bound = self.session, self.session.info.get(SESSION_KEY)
+        if bound is not None and (bound.tenant_id, bound.is_unscoped) == (
+            context.tenant_id,
+            context.is_unscoped,
+        ):
+            session.info[SESSION_KEY] = context
+        else:
+            switch(session, context)
+        return context
 
 
 class _AwaitedSession(AsyncSession):

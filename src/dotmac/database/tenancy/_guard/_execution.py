@@ -1,0 +1,206 @@
+"""The guard where statements are executed: every one of a guarded session goes through here, whatever made it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select, tuple_
+from sqlalchemy import text as sql_text
+
+from dotmac.database.errors import MissingTenantError, TenantMismatchError, UnprovableStatementError
+from dotmac.database.models._audit import CONTEXT_OPTION
+from dotmac.database.tenancy._guard._compiler import GuardedCompiler
+from dotmac.database.tenancy._guard._raw import read_statement
+from dotmac.database.tenancy._guard._work import During, Work, in_statement, name_of
+from dotmac.database.tenancy._placement import IsolationMode
+from dotmac.database.tenancy._tables import divided_by_name
+from dotmac.database.tenancy._verified import VERIFY_SQL, verified, verify_parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import Connection, Table
+
+    from dotmac.database.tenancy._guard._notes import Notes
+    from dotmac.database.tenancy._guard._raw import RawSql
+
+    class _ExecutionContext:
+        """What the mixin is mixed into."""
+
+        @classmethod
+        def _init_compiled(cls, *_arguments: Any, **_keywords: Any) -> Any: ...
+        @classmethod
+        def _init_statement(cls, *_arguments: Any, **_keywords: Any) -> Any: ...
+        @classmethod
+        def _init_ddl(cls, *_arguments: Any, **_keywords: Any) -> Any: ...
+        @classmethod
+        def _init_default(cls, *_arguments: Any, **_keywords: Any) -> Any: ...
+
+else:
+    _ExecutionContext = object
+
+_PLAIN_DDL = frozenset(
+    {"create_table", "drop_table", "create_index", "drop_index", "create_sequence", "drop_sequence", "create_schema",
+     "drop_schema", "add_constraint", "drop_constraint", "create_enum_type", "drop_enum_type", "set_table_comment",
+     "set_column_comment", "create_domain_type", "drop_domain_type", "set_constraint_comment", "drop_constraint_comment"}
+)  # fmt: skip
+
+
+class GuardedExecution(_ExecutionContext):
+    """An execution context whose statement has been judged."""
+
+    @classmethod
+    def _init_compiled(
+        cls,
+        dialect: Any,
+        connection: Any,
+        dbapi: Any,
+        options: Any,
+        compiled: Any,
+        parameters: Any,
+        *args: Any,
+        **kw: Any,
+    ) -> Any:
+        work: Work = options[CONTEXT_OPTION]
+        work.tell_if_changed(connection, dbapi)
+        if not isinstance(compiled, GuardedCompiler):
+            raise in_statement(UnprovableStatementError("it was compiled beforehand, without a tenant"))
+        notes = compiled.notes
+        if not notes.asks_nothing:
+            _judge(connection, work, notes.raw, notes)
+        if parameters and (reserved := notes.reserved(compiled.bind_names)):
+            for row in parameters:
+                if not reserved.isdisjoint(row):
+                    raise in_statement(UnprovableStatementError("a parameter takes the name of the tenant's"))
+        with During(work):
+            execution = super()._init_compiled(
+                dialect, connection, dbapi, options, compiled, parameters, *args, **kw
+            )
+        if notes.references and not work.flushing:
+            _judge_references(connection, notes, compiled, execution.compiled_parameters)
+        return execution
+
+    @classmethod
+    def _init_statement(
+        cls, dialect: Any, connection: Any, dbapi: Any, options: Any, statement: str, *args: Any, **kw: Any
+    ) -> Any:
+        work: Work = options[CONTEXT_OPTION]
+        work.tell_if_changed(connection, dbapi)
+        _judge(connection, work, [read_statement(statement)], None)
+        return super()._init_statement(dialect, connection, dbapi, options, statement, *args, **kw)
+
+    @classmethod
+    def _init_ddl(
+        cls, dialect: Any, connection: Any, dbapi: Any, options: Any, compiled_ddl: Any, *args: Any, **kw: Any
+    ) -> Any:
+        work: Work = options[CONTEXT_OPTION]
+        element = compiled_ddl.statement
+        if work.context.tenant_id is not None or element.__visit_name__ not in _PLAIN_DDL | {"ddl"}:
+            raise in_statement(
+                UnprovableStatementError("changing the schema is nobody's work but the owner's")
+            )
+        if element.__visit_name__ == "ddl":
+            _judge(connection, work, [read_statement(str(compiled_ddl))], None)
+        return super()._init_ddl(dialect, connection, dbapi, options, compiled_ddl, *args, **kw)
+
+    @classmethod
+    def _init_default(cls, dialect: Any, connection: Any, dbapi: Any, options: Any) -> Any:
+        options[CONTEXT_OPTION].tell_if_changed(connection, dbapi)
+        return super()._init_default(dialect, connection, dbapi, options)
+
+
+def _judge(connection: Connection, work: Work, raw: Iterable[RawSql], notes: Notes | None) -> None:
+    """Let a statement pass that is safe, or that the server keeps within the tenant.
+
+    Raises:
+        UnprovableStatementError: It is neither.
+        MissingTenantError: It names tenants' tables, and no tenant is bound.
+    """
+    doubtful: set[Table] = set(notes.doubtful) if notes is not None else set()
+    reason = notes.doubts[0] if notes is not None and notes.doubts else "it is raw SQL on tenants' tables"
+    for seen in raw:
+        doubtful |= _doubtful_in(seen, work)
+    if not doubtful:
+        return
+    if work.context.tenant_id is None:
+        raise in_statement(MissingTenantError(name_of(min(doubtful, key=lambda table: table.name))))
+    unverified = doubtful - work.verified
+    if unverified and connection.dialect.name == "postgresql":
+        work.verified |= _ask_server(connection, unverified)
+        unverified -= work.verified
+    if unverified:
+        raise _refusal(reason, unverified)
+
+
+def _doubtful_in(seen: RawSql, work: Work) -> set[Table]:
+    """The tables that raw SQL names and that nothing keeps to the tenant."""
+    named = {table for name in seen.names for table in divided_by_name(name)}
+    if seen.opaque is not None:
+        raise _refusal(f"it holds {seen.opaque}, which cannot be seen through", named)
+    if seen.meddles is not None and (work.context.tenant_id is not None or named):
+        raise _refusal(f"{seen.meddles} is not one tenant's business", named)
+    placement = work.placement
+    if placement is None or placement.mode is IsolationMode.SHARED:
+        return named
+    own = {placement.schema, placement.shared_schema}
+    foreign = {name for name in seen.schemas if name not in own and _may_be_schema(name)}
+    if foreign:
+        raise _refusal(f"it names the schema {min(foreign)!r}", named)
+    return set()  # what is not named by its schema is found in the tenant's own
+
+
+def _may_be_schema(name: str) -> bool:
+    return name.startswith(("tenant_", "pg_toast", "pg_temp")) or name in {"public", "admin"}
+
+
+def _refusal(reason: str, tables: set[Table]) -> Exception:
+    found = frozenset(table.name for table in tables)
+    about = f" (tables of tenants: {', '.join(sorted(found))})" if found else ""
+    return in_statement(UnprovableStatementError(reason + about, tables=found))
+
+
+def _ask_server(connection: Connection, tables: set[Table]) -> frozenset[Table]:
+    """Those of ``tables`` whose row-level security binds this connection's user, in this transaction."""
+    wanted = sorted(tables, key=lambda table: table.fullname)
+    with unguarded(connection):
+        rows = connection.execute(sql_text(VERIFY_SQL), verify_parameters(wanted)).all()
+    # An unnamed schema was looked up along search_path, as the statement will be.
+    return verified(wanted, rows)
+
+
+def _judge_references(
+    connection: Connection, notes: Notes, compiled: Any, rows: list[dict[str, Any]]
+) -> None:
+    """Are the rows that new ones hang on the tenant's own? One SELECT, itself guarded."""
+    for table, owner, binds in notes.references:
+        names = [bind if isinstance(bind, str) else compiled.bind_names.get(bind, bind.key) for bind in binds]
+        keys = {
+            tuple(row[name] for name in names)
+            for row in rows
+            if all(row.get(name) is not None for name in names)
+        }
+        columns = [theirs for _, theirs in owner.pairs]
+        chosen = (
+            columns[0].in_([key[0] for key in keys])
+            if len(columns) == 1
+            else tuple_(*columns).in_(list(keys))
+        )
+        found = connection.execute(select(func.count()).select_from(owner.table).where(chosen)).scalar_one()
+        if found != len(keys):
+            raise in_statement(TenantMismatchError(name_of(table)))
+
+
+class unguarded:  # noqa: N801 - reads as the block it is
+    """``with unguarded(connection):`` statements of our own, which judge and do not read rows."""
+
+    __slots__ = ("_connection", "_dialect")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._dialect = connection.dialect
+
+    def __enter__(self) -> None:
+        self._connection.dialect = self._connection.engine.dialect
+
+    def __exit__(self, *_error: object) -> None:
+        self._connection.dialect = self._dialect

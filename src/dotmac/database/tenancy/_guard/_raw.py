@@ -1,0 +1,197 @@
+"""What a piece of raw SQL may do, told by its words: which tables it names, and what in it cannot be seen through.
+
+No parser: a lexer that knows strings, quoted names and comments. It errs on the side of refusing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+_TOKEN = re.compile(
+    r"""
+      (?P<comment>--[^\n]*|/\*|\#[^\n]*|\*/)
+    | (?P<unicode>[uU]&(?=["']))
+    | (?P<string>[eEbBxXnN]?'(?:[^'\\]|''|\\.)*')
+    | (?P<dollar>\$(?P<tag>[A-Za-z_]*)\$.*?\$(?P=tag)\$)
+    | (?P<quoted>"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[A-Za-z_][^\]]*\])
+    | (?P<word>[^\W\d][\w$]*)
+    | (?P<number>\d[\w.]*)
+    | (?P<bind>::?[A-Za-z_]\w*|%\(\w+\)s|\$\d+)
+    | (?P<open>\() | (?P<close>\)) | (?P<end>;) | (?P<dot>\.)
+    | (?P<stray>["'`])
+    | (?P<other>\S)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+_PLAIN_VERBS = frozenset(
+    {"select", "with", "values", "table", "insert", "update", "delete", "explain", "show", "pragma"}
+)
+_RUNS_SQL = re.compile(
+    r"(?:query|table|schema|database|cursor)_to_(?:xml|xmlschema|xml_and_xmlschema)|dblink\w*|crosstab\w*|connectby"
+    r"|ts_stat|ts_rewrite|pg_(?:read|ls|stat|write)_\w*file\w*|lo_\w+|load_file|load_extension|eval|readfile|writefile"
+    r"|pg_logical_\w+|pg_terminate_backend|pg_cancel_backend|currtid2?|nextval_to\w*"
+)
+_CHANGES_CONTEXT = frozenset({"set_config", "setval"})
+_INTRODUCES_TABLES = frozenset(
+    {
+        "select",
+        "table",
+        "with",
+        "from",
+        "join",
+        "insert",
+        "update",
+        "delete",
+        "merge",
+        "into",
+        "using",
+        "values",
+    }
+)
+_SAFE_SETTINGS = frozenset(
+    {"statement_timeout", "lock_timeout", "work_mem", "constraints", "timezone", "time", "enable_seqscan", "jit",
+     "synchronous_commit", "idle_in_transaction_session_timeout", "foreign_keys", "datestyle"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RawSql:
+    """What was seen in a piece of raw SQL.
+
+    Attributes:
+        names: Lower-case identifiers that may be tables; empty where the piece cannot bring in a table.
+        schemas: Lower-case identifiers in front of a dot.
+        opaque: Why it cannot be seen through, or None.
+        meddles: Why no session of a tenant may run it (it changes whose work this is, a schema or a transaction), or None.
+    """
+
+    names: frozenset[str] = frozenset()
+    schemas: frozenset[str] = frozenset()
+    opaque: str | None = None
+    meddles: str | None = None
+
+
+@lru_cache(maxsize=2048)
+def read_statement(sql: str) -> RawSql:
+    """Judge a whole statement."""
+    words, names, schemas, opaque = _scan(sql)
+    verb = words[0] if words else ""
+    meddles = (
+        None if verb in _PLAIN_VERBS or _is_safe_setting(words) else f"{verb.upper() or 'an empty statement'}"
+    )
+    if verb == "explain":
+        inner = next(
+            (word for word in words[1:] if word in _PLAIN_VERBS | {"create", "execute", "declare"}), ""
+        )
+        meddles = None if inner in _PLAIN_VERBS else f"EXPLAIN {inner.upper()}"
+    if verb == "select" and "into" in words:
+        meddles = "SELECT … INTO"
+    if verb == "pragma" and not set(words[1:2]) <= _SAFE_SETTINGS | {
+        "table_info",
+        "index_list",
+        "table_list",
+        "user_version",
+    }:
+        meddles = "PRAGMA"
+    if verb in {
+        "do",
+        "execute",
+        "prepare",
+        "call",
+        "declare",
+        "fetch",
+        "copy",
+        "handler",
+        "load",
+        "merge",
+        "replace",
+    }:
+        opaque = opaque or verb.upper()
+    return RawSql(names, schemas, opaque, meddles or _changed_context(words))
+
+
+@lru_cache(maxsize=2048)
+def read_fragment(sql: str) -> RawSql:
+    """Judge a piece inside a statement that SQLAlchemy builds: an expression, a prefix, a hint."""
+    words, names, schemas, opaque = _scan(sql)
+    if not _INTRODUCES_TABLES.intersection(words):
+        names = frozenset()
+    return RawSql(names, schemas, opaque, _changed_context(words))
+
+
+def _scan(sql: str) -> tuple[list[str], frozenset[str], frozenset[str], str | None]:
+    scanner = _Scanner()
+    for match in _TOKEN.finditer(sql):
+        kind = match.lastgroup or ""
+        scanner.take("dollar" if kind == "tag" else kind, match.group())
+    if scanner.depth > 0:
+        scanner.doubt("an unbalanced parenthesis")
+    return scanner.words, frozenset(scanner.names), frozenset(scanner.schemas), scanner.opaque
+
+
+_DOUBTS = {
+    "comment": "a comment",
+    "stray": "an unbalanced quote",
+    "unicode": "a name or text written in code points (U&)",
+    "dollar": "dollar quoting",
+}
+
+
+class _Scanner:
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.names: set[str] = set()
+        self.schemas: set[str] = set()
+        self.opaque: str | None = None
+        self.depth = 0
+        self._last = ""
+        self._ended = False
+
+    def doubt(self, reason: str) -> None:
+        self.opaque = self.opaque or reason
+
+    def take(self, kind: str, text: str) -> None:
+        if self._ended:
+            self.doubt("several statements")
+        if kind in {"word", "quoted"}:
+            self._take_name(kind, text)
+            return
+        if kind == "dot" and self._last:
+            self.schemas.add(self._last)
+        self._last = ""
+        if kind in _DOUBTS:
+            self.doubt(_DOUBTS[kind])
+        elif kind == "string" and "\\'" in text:
+            self.doubt("a backslash in front of a quote, which servers read differently")
+        elif kind == "end":
+            self._ended = True
+        elif kind in {"open", "close"}:
+            self.depth += 1 if kind == "open" else -1
+            if self.depth < 0:
+                self.doubt("an unbalanced parenthesis")
+
+    def _take_name(self, kind: str, text: str) -> None:
+        name = text.lower()
+        if kind == "word":
+            self.words.append(name)
+        else:
+            name = name[1:-1].replace('""', '"').replace("``", "`")
+        self.names.add(name)
+        self._last = name
+        if _RUNS_SQL.fullmatch(name):
+            self.doubt(f"{name}(), which runs SQL or reads files")
+
+
+def _changed_context(words: list[str]) -> str | None:
+    changed = next((word for word in words if word in _CHANGES_CONTEXT), None)
+    return None if changed is None else f"{changed}()"
+
+
+def _is_safe_setting(words: list[str]) -> bool:
+    if words[:1] != ["set"]:
+        return False
+    rest = words[2:] if words[1:2] in (["local"], ["session"]) else words[1:]
+    return bool(rest) and rest[0] in _SAFE_SETTINGS
