@@ -79,6 +79,7 @@ if TYPE_CHECKING:
         create_repository,
     )
     from dotmac.database.settings import DatabaseSettings
+    from dotmac.database.tenancy import clear_rls_context, set_rls_context, set_schema_search_path
     from dotmac.database.transactions import (
         CircuitBreaker,
         DatabaseTransaction,
@@ -102,6 +103,7 @@ _ROOMS = {
     "repository": "AsyncRepository AsyncTenantRepository BaseRepository BaseTenantRepository DatabasePaginator "
     "PaginationHelper PerformancePaginator create_async_repository create_repository",
     "settings": "DatabaseSettings",
+    "tenancy": "clear_rls_context set_rls_context set_schema_search_path",
     "transactions": "CircuitBreaker DatabaseTransaction RetryPolicy RetryStrategy TransactionManager with_retry",
 }
 _HOMES = {name: (room, name) for room, names in _ROOMS.items() for name in names.split()}
@@ -151,6 +153,7 @@ __all__ = [
     "TransactionManager",
     "UTCDateTime",
     "carry",
+    "clear_rls_context",
     "context_from_headers",
     "context_headers",
     "create_async_engine",
@@ -165,6 +168,8 @@ __all__ = [
     "get_session",
     "get_write_session",
     "live_unique",
+    "set_rls_context",
+    "set_schema_search_path",
     "tenant_foreign_key",
     "tenant_unique",
     "unscoped",

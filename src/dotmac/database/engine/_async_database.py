@@ -9,24 +9,34 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import event, text
 
 from dotmac.database._per_loop import PerLoop
+from dotmac.database.context import current_context
 from dotmac.database.engine._connect import cut_off
 from dotmac.database.engine._create import create_async_engine, settings_from
 from dotmac.database.engine._read_only import read_only
-from dotmac.database.engine._sessions import create_session_factory, with_async_session
+from dotmac.database.engine._sessions import (
+    create_session_factory,
+    placed_session,
+    unknown_database,
+    with_async_session,
+)
 from dotmac.database.errors import ConfigurationError
+from dotmac.database.tenancy import raise_quota_errors
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
     from sqlalchemy.pool import ConnectionPoolEntry
 
     from dotmac.database.engine._create import Source
+    from dotmac.database.tenancy import PlacementResolver
 
 _HEALTH_SECONDS = 5.0
 
@@ -37,6 +47,9 @@ class AsyncDatabase:
     Takes a URL, `DatabaseSettings` or nothing (the environment), and engine arguments. It may be made at import
     time and used from any event loop. After `dispose` it can be used again, with a fresh pool.
 
+    With ``tenants`` (a `TenantDirectory`) every session of `create_session` and `read_session` goes where its tenant's rows
+    live: to shared tables, to a schema of its own, or to one of ``databases``, by the name the directory has for it.
+
     Example:
         >>> async def answer() -> int:
         ...     async with AsyncDatabase("sqlite+aiosqlite:///:memory:") as database:
@@ -46,9 +59,18 @@ class AsyncDatabase:
         'sqlite'
     """
 
-    def __init__(self, url: Source = None, **engine_arguments: Any) -> None:
+    def __init__(
+        self,
+        url: Source = None,
+        *,
+        tenants: PlacementResolver | None = None,
+        databases: Mapping[str, AsyncDatabase] | None = None,
+        **engine_arguments: Any,
+    ) -> None:
         self.settings = settings_from(url)
         self._arguments = engine_arguments
+        self._tenants = tenants
+        self._databases = dict(databases or {})
         self._per_loop: PerLoop[_Parts] = PerLoop(lambda: _Parts(self))
 
     def __repr__(self) -> str:
@@ -75,13 +97,39 @@ class AsyncDatabase:
 
     def create_session(self) -> AbstractAsyncContextManager[AsyncSession]:
         """A session on the primary that commits when the block ends well and rolls back when it does not."""
-        return with_async_session(lambda: self._current().factory())
+        if self._tenants is None:
+            return with_async_session(lambda: self._current().factory())
+        return self._placed(lambda database: database._current().factory())  # noqa: SLF001 - another one of us
 
     write_session = create_session
 
     def read_session(self) -> AbstractAsyncContextManager[AsyncSession]:
         """A session that is read-only at the server; on the replica where one is configured."""
-        return with_async_session(lambda: self._current().read_factory())
+        if self._tenants is None:
+            return with_async_session(lambda: self._current().read_factory())
+        return self._placed(lambda database: database._current().read_factory())  # noqa: SLF001 - another one of us
+
+    @asynccontextmanager
+    async def _placed(self, made: Callable[[AsyncDatabase], AsyncSession]) -> AsyncIterator[AsyncSession]:
+        """A session where the rows of the tenant in force live; without a tenant, here."""
+        tenants, tenant_id = self._tenants, current_context().tenant_id
+        if tenants is None or tenant_id is None:
+            async with with_async_session(lambda: made(self)) as session:
+                yield session
+            return
+        placement = await tenants.placement_of(tenant_id)
+        database = self if placement.connection is None else self._named(placement.connection)
+        admit = getattr(tenants, "admit", None)
+        async with AsyncExitStack() as places:
+            if admit is not None:
+                await places.enter_async_context(admit(placement))
+            async with with_async_session(lambda: placed_session(made(database), placement)) as session:
+                yield session
+
+    def _named(self, name: str) -> AsyncDatabase:
+        if name not in self._databases:
+            raise unknown_database(name, self._databases)
+        return self._databases[name]
 
     async def health(self, timeout_seconds: float = _HEALTH_SECONDS) -> float:
         """Seconds one new round trip to the primary takes; raises what connecting or asking raises.
@@ -132,6 +180,8 @@ class _Parts:
         self.read_engine = self.engine if replica is settings else create_async_engine(replica, **arguments)
         self.factory = create_session_factory(self.engine)
         self.read_factory = create_session_factory(read_only(self.read_engine))
+        if database._tenants is not None:  # noqa: SLF001 - one thing in two pieces
+            raise_quota_errors(self.engine.sync_engine)
         self._entries: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
         for engine in {self.engine, self.read_engine}:
             event.listen(engine.sync_engine, "connect", self._remember)

@@ -5,20 +5,30 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
+from dotmac.database.context import current_context
 from dotmac.database.engine._create import create_sync_engine, settings_from
 from dotmac.database.engine._liveness import ping_blocking
 from dotmac.database.engine._read_only import read_only
-from dotmac.database.engine._sessions import create_session_factory, with_session
+from dotmac.database.engine._sessions import (
+    create_session_factory,
+    placed_session,
+    unknown_database,
+    with_session,
+)
+from dotmac.database.tenancy import raise_quota_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from sqlalchemy.engine import Engine
     from sqlalchemy.orm import Session, sessionmaker
 
     from dotmac.database.engine._create import Source
+    from dotmac.database.tenancy import BlockingPlacementResolver
 
 
 class Database:
@@ -33,9 +43,18 @@ class Database:
         1
     """
 
-    def __init__(self, url: Source = None, **engine_arguments: Any) -> None:
+    def __init__(
+        self,
+        url: Source = None,
+        *,
+        tenants: BlockingPlacementResolver | None = None,
+        databases: Mapping[str, Database] | None = None,
+        **engine_arguments: Any,
+    ) -> None:
         self.settings = settings_from(url)
         self._arguments = engine_arguments
+        self._tenants = tenants
+        self._databases = dict(databases or {})
         self._lock = threading.Lock()
         self._parts: _Parts | None = None
 
@@ -54,13 +73,39 @@ class Database:
 
     def create_session(self) -> AbstractContextManager[Session]:
         """A session on the primary that commits when the block ends well and rolls back when it does not."""
-        return with_session(self._current().factory)
+        if self._tenants is None:
+            return with_session(self._current().factory)
+        return self._placed(lambda database: database._current().factory())  # noqa: SLF001 - another one of us
 
     write_session = create_session
 
     def read_session(self) -> AbstractContextManager[Session]:
         """A session that is read-only at the server; on the replica where one is configured."""
-        return with_session(self._current().read_factory)
+        if self._tenants is None:
+            return with_session(self._current().read_factory)
+        return self._placed(lambda database: database._current().read_factory())  # noqa: SLF001 - another one of us
+
+    @contextmanager
+    def _placed(self, made: Callable[[Database], Session]) -> Iterator[Session]:
+        """A session where the rows of the tenant in force live; without a tenant, here."""
+        tenants, tenant_id = self._tenants, current_context().tenant_id
+        if tenants is None or tenant_id is None:
+            with with_session(lambda: made(self)) as session:
+                yield session
+            return
+        placement = tenants.placement_of(tenant_id)
+        database = self if placement.connection is None else self._named(placement.connection)
+        admit = getattr(tenants, "admit", None)
+        with ExitStack() as places:
+            if admit is not None:
+                places.enter_context(admit(placement))
+            session = places.enter_context(with_session(lambda: placed_session(made(database), placement)))
+            yield session
+
+    def _named(self, name: str) -> Database:
+        if name not in self._databases:
+            raise unknown_database(name, self._databases)
+        return self._databases[name]
 
     def health(self) -> float:
         """Seconds one new round trip to the primary takes; raises what connecting or asking raises.
@@ -119,6 +164,8 @@ class _Parts:
         self.read_engine = self.engine if replica is settings else create_sync_engine(replica, **arguments)
         self.factory = create_session_factory(self.engine)
         self.read_factory = create_session_factory(read_only(self.read_engine))
+        if database._tenants is not None:  # noqa: SLF001 - one thing in two pieces
+            raise_quota_errors(self.engine)
 
     def dispose(self, *, close: bool = True) -> None:
         self.engine.dispose(close)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from dotmac.database.context import current_context
+from dotmac.database.errors import ConfigurationError
+from dotmac.database.tenancy import PLACEMENT_KEY, ambient_block
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+    from dotmac.database.tenancy import Placement
 
 
 class BoundSession(Session):
@@ -23,6 +27,24 @@ class BoundSession(Session):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.info.setdefault("dotmac_context", current_context())
+
+
+AnySession = TypeVar("AnySession", bound="Session | AsyncSession")
+
+
+def placed_session(session: AnySession, placement: Placement) -> AnySession:
+    """``session``, whose transactions begin where the tenant's rows live."""
+    session.info[PLACEMENT_KEY] = placement
+    return session
+
+
+def unknown_database(name: str, known: Iterable[str]) -> ConfigurationError:
+    """What is said when a tenant's rows live on a database that nobody told us of."""
+    names = ", ".join(sorted(known)) or "none"
+    return ConfigurationError(
+        f"The tenant's rows live on the database {name!r}, which this one does not know. Pass "
+        f"databases={{{name!r}: …}}. Known: {names}."
+    )
 
 
 @overload
@@ -63,12 +85,13 @@ async def with_async_session(session_factory: Callable[[], AsyncSession]) -> Asy
     The block may also commit by itself, several times. An error of COMMIT is raised as it is, after the rollback.
     """
     async with session_factory() as session:
-        try:
-            yield session
-            await session.commit()
-        except BaseException:
-            await _to_the_end(session.rollback())
-            raise
+        with ambient_block(session):
+            try:
+                yield session
+                await session.commit()
+            except BaseException:
+                await _to_the_end(session.rollback())
+                raise
 
 
 @contextmanager

@@ -5,9 +5,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dotmac.database.tenancy._binding import PLACEMENT_KEY, SESSION_KEY, bind, bind_tenant, bound_context
+from dotmac.database.tenancy._binding import (
+    PLACEMENT_KEY,
+    SESSION_KEY,
+    ambient_block,
+    bind,
+    bind_tenant,
+    bound_context,
+)
 from dotmac.database.tenancy._guard import switch
-from dotmac.database.tenancy._placement import IsolationMode, Placement, PlacementResolver
+from dotmac.database.tenancy._placement import (
+    BlockingPlacementResolver,
+    IsolationMode,
+    Placement,
+    PlacementResolver,
+)
 from dotmac.database.tenancy._policies import (
     disable_row_level_security,
     drop_row_level_security_sql,
@@ -59,8 +71,12 @@ if TYPE_CHECKING:
         schema_name,
     )
     from dotmac.database.tenancy._quotas import Quotas
+    from dotmac.database.tenancy._rls_context import (
+        clear_rls_context,
+        set_rls_context,
+        set_schema_search_path,
+    )
     from dotmac.database.tenancy._row_quotas import quota_error, raise_quota_errors
-    from dotmac.database.tenancy._rls_context import clear_rls_context, set_rls_context, set_schema_search_path
     from dotmac.database.tenancy._tenant import Tenant, TenantStatus
 
 # What only few programs need, imported on first use.
@@ -84,19 +100,14 @@ _LAZY = {
 }
 
 __all__ = [
-    "PLACEMENT_KEY",
-    "bind",
-    "bind_tenant",
-    "switch",
-    "clear_rls_context",
-    "set_rls_context",
-    "set_schema_search_path",
     "PERMISSIVE_POLICY",
+    "PLACEMENT_KEY",
     "RESTRICTIVE_POLICY",
     "SESSION_KEY",
     "TENANT_COLUMN",
     "TENANT_SETTING",
     "VERIFY_SQL",
+    "BlockingPlacementResolver",
     "BlockingTenantDirectory",
     "DirectoryOptions",
     "IsolationMode",
@@ -114,12 +125,16 @@ __all__ = [
     "TenantDirectory",
     "TenantRule",
     "TenantStatus",
+    "ambient_block",
     "begin_sql",
+    "bind",
+    "bind_tenant",
     "bound_by_the_server",
     "bound_context",
     "check_schema_name",
     "check_slug",
     "check_tenant_id",
+    "clear_rls_context",
     "disable_row_level_security",
     "divided_tables",
     "drop_row_level_security_sql",
@@ -139,6 +154,9 @@ __all__ = [
     "scope_for",
     "secure_sql",
     "secured",
+    "set_rls_context",
+    "set_schema_search_path",
+    "switch",
     "tenancy_of",
     "tenant_value",
     "unsecure_sql",

@@ -6,13 +6,16 @@ Our own sessions take the context in force when they are made. Any other session
 
 from __future__ import annotations
 
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dotmac.database.context import RequestContext, TenantId, current_context
+from dotmac.database.context import RequestContext, TenantId, current_context, use_context
 from dotmac.database.errors import TenantError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dotmac.database.tenancy._placement import Placement
 
 SESSION_KEY = "dotmac_context"
@@ -80,3 +83,26 @@ def bind_tenant(session: Any, tenant_id: object) -> RequestContext:
     if bound is not context:
         bind(session, context)
     return context
+
+
+_BLOCKS = "dotmac_blocks"
+
+
+@contextmanager
+def ambient_block(session: Any) -> Iterator[None]:
+    """A block in which binding ``session`` binds what is opened inside as well, until the block ends."""
+    with ExitStack() as blocks:
+        session.info[_BLOCKS] = blocks
+        try:
+            yield
+        finally:
+            session.info.pop(_BLOCKS, None)
+
+
+def bind_ambient(session: Any, context: RequestContext) -> None:
+    """Have what is opened in ``session``'s block serve ``context`` too; nothing happens outside such a block."""
+    blocks: ExitStack | None = session.info.get(_BLOCKS)
+    if blocks is not None:
+        blocks.close()
+        if context.tenant_id is not None:
+            blocks.enter_context(use_context(context))

@@ -51,3 +51,12 @@ class PlacementResolver(Protocol):
     async def placement_of(self, tenant_id: str) -> Placement:
         """The placement; an error where the tenant is unknown or suspended."""
         ...
+
+
+@runtime_checkable
+class BlockingPlacementResolver(Protocol):
+    """Same as `PlacementResolver`, blocking."""
+
+    def placement_of(self, tenant_id: str) -> Placement:
+        """The placement; an error where the tenant is unknown or suspended."""
+        ...

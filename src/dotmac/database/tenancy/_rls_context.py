@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dotmac.database.context import RequestContext, TenantId, current_context
-from dotmac.database.tenancy._binding import bind, bound_context
+from dotmac.database.tenancy._binding import bind, bind_ambient, bound_context
 from dotmac.database.tenancy._guard import switch
 from dotmac.database.tenancy._names import check_schema_name, schema_name
 from dotmac.database.tenancy._placement import IsolationMode, Placement
@@ -40,6 +40,7 @@ async def set_rls_context(
         client_ip=client_ip or known.client_ip,
     )
     bind(session, context)
+    bind_ambient(session, context)
 
 
 async def set_schema_search_path(
@@ -64,8 +65,16 @@ async def set_schema_search_path(
     """
     own = schema_name(str(tenant_id)) if schema is None else check_schema_name(schema)
     known = bound_context(session)
-    context = known if known.tenant_id == tenant_id else replace(_unless_unscoped(known), tenant_id=TenantId(tenant_id))
-    bind(session, context, Placement(TenantId(tenant_id), IsolationMode.SCHEMA, schema=own, shared_schema=shared_schema))
+    context = (
+        known
+        if known.tenant_id == tenant_id
+        else replace(_unless_unscoped(known), tenant_id=TenantId(tenant_id))
+    )
+    bind(
+        session,
+        context,
+        Placement(TenantId(tenant_id), IsolationMode.SCHEMA, schema=own, shared_schema=shared_schema),
+    )
 
 
 async def clear_rls_context(session: AsyncSession) -> None:
@@ -75,6 +84,7 @@ async def clear_rls_context(session: AsyncSession) -> None:
     """
     await session.flush()
     switch(session.sync_session, RequestContext())
+    bind_ambient(session, RequestContext())
 
 
 def _unless_unscoped(context: RequestContext) -> RequestContext:
