@@ -111,6 +111,30 @@ def _owner_of(table: Table, above: frozenset[Table]) -> Owner | None:
     return min(found, key=lambda entry: entry[:2])[2] if found else None
 
 
+def references_of(table: Table) -> list[tuple[Table, tuple[tuple[Column[Any], Column[Any]], ...]]]:
+    """References to tenants' tables that do not carry the tenant, so that the server would take another tenant's row.
+
+    Each with the table referred to, and the columns that refer, with the columns referred to.
+    """
+    found = []
+    own = tenancy_of(table)
+    if not own.is_divided:
+        return []
+    for constraint in table.foreign_key_constraints:
+        try:
+            target = constraint.referred_table
+            pairs = tuple((element.parent, element.column) for element in constraint.elements)
+        except Exception:  # noqa: BLE001, S112 - a reference to a table that is not defined (yet)
+            continue
+        theirs = tenancy_of(target)
+        carried = own.column is not None and any(
+            mine is own.column and other is theirs.column for mine, other in pairs
+        )
+        if theirs.is_divided and not carried:
+            found.append((target, pairs))
+    return found
+
+
 def divided_tables(metadata: MetaData) -> Iterator[Table]:
     """The tables of ``metadata`` that hold tenants' rows, owners before what hangs on them."""
     return (table for table in metadata.sorted_tables if tenancy_of(table).is_divided)

@@ -18,7 +18,7 @@ from dotmac.database.query import Flush
 from dotmac.database.query._values import insert_values, new_entity
 from dotmac.database.repository import AsyncRepository, BaseRepository
 from dotmac.database.repository._drive import drive
-from dotmac.database.tenancy import Scope
+from dotmac.database.tenancy import Scope, bound_context
 from dotmac.database.testing._mock_database import MockDatabase, at_once
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class MockRepository(BaseRepository[M]):
             ValidationError: A field is unknown or does not fit.
             ConstraintViolationError: A constraint is violated; nothing was put in.
         """
-        return _put_in(self._database, self._shape, self._operations.scope, rows)
+        return _put_in(self._database.serving(self._context), self._shape, self._operations.scope, rows)
 
     def close(self) -> None:
         """Give the memory back, also for mocks beside this one. Otherwise that happens when the last of them is gone."""
@@ -132,7 +132,9 @@ class AsyncMockRepository(AsyncRepository[M]):
 
     def add_mock_data(self, rows: Iterable[DataLike]) -> builtins.list[M]:
         """Same as `MockRepository.add_mock_data`; blocking here too, so that any fixture can call it."""
-        return at_once(lambda: _put_in(self._database, self._shape, self._operations.scope, rows))
+        return at_once(
+            lambda: _put_in(self._database.serving(self._context), self._shape, self._operations.scope, rows)
+        )
 
     def close(self) -> None:
         """Same as `MockRepository.close`."""
@@ -159,20 +161,32 @@ def _context_for(tenant_id: object | None) -> RequestContext:
 
 def _put_in(database: MockDatabase, shape: ModelShape, scope: Scope, rows: Iterable[DataLike]) -> list[Any]:
     session = database.session
-    database.become(RequestContext(unscoped_reason="rows of any tenant are put into a mock's own database"))
+    own = bound_context(session)
     entities = [_entity(shape, scope, row) for row in rows]
 
-    def steps() -> Steps[None]:
-        session.add_all(entities)
+    def steps(tenant: object) -> Steps[None]:
+        # A session serves one tenant; the repository's own comes last, so that its entities stay in the session.
+        database.become(
+            own if tenant is None or tenant == own.tenant_id else replace(own, tenant_id=str(tenant))
+        )
+        session.add_all(entity for entity in entities if _tenant_of(shape, entity) == tenant)
         yield Flush()
 
+    tenants = {_tenant_of(shape, entity) for entity in entities}
     try:
-        drive(session, steps(), shape)
+        for tenant in sorted(tenants, key=lambda tenant: (tenant == own.tenant_id, str(tenant))):
+            drive(session, steps(tenant), shape)
     except BaseException:
         session.rollback()
         raise
+    finally:
+        database.become(own)
     session.commit()
     return entities
+
+
+def _tenant_of(shape: ModelShape, entity: Any) -> object:
+    return None if shape.tenant is None else entity.__dict__.get(shape.tenant.key)
 
 
 def _entity(shape: ModelShape, scope: Scope, row: DataLike) -> Any:

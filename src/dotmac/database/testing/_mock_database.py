@@ -77,6 +77,11 @@ class MockDatabase:
             switch(session, context)
         return context
 
+    def serving(self, context: RequestContext) -> MockDatabase:
+        """This database, its session serving ``context``."""
+        self.become(context)
+        return self
+
 
 class _AwaitedSession(AsyncSession):
     """An ``AsyncSession`` whose driver blocks: there is nothing asynchronous to close about a result."""

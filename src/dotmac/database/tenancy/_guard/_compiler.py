@@ -7,19 +7,21 @@ joins, subqueries and eager loads. ``_compose_select_body`` is not a published m
 
 from __future__ import annotations
 
+import re
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import case, literal
+from sqlalchemy import Table, case, literal
 from sqlalchemy.sql import coercions
-from sqlalchemy.sql.elements import BindParameter, ColumnClause, Grouping, Label, TypeCoerce
-from sqlalchemy.sql.selectable import Select, TableClause, TextualSelect
+from sqlalchemy.sql.elements import BindParameter, ColumnClause, Grouping, Label, Null, TypeCoerce
+from sqlalchemy.sql.selectable import ScalarSelect, Select, TableClause, TextualSelect
 
+from dotmac.database.errors import UnprovableStatementError
 from dotmac.database.tenancy._guard import _predicates
 from dotmac.database.tenancy._guard._notes import Notes
+from dotmac.database.tenancy._tables import references_of
 
 if TYPE_CHECKING:
-    from sqlalchemy import Table
-
     from dotmac.database.tenancy._tables import TableTenancy
 
     class _SQLCompiler:
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 else:
     _SQLCompiler = object
+
+
+_PLAIN_NAME = re.compile(r"[^\W\d][\w$]*")
 
 
 class GuardedCompiler(_SQLCompiler):
@@ -41,6 +46,24 @@ class GuardedCompiler(_SQLCompiler):
         if notes is None:
             notes = self.__dict__["dotmac_notes"] = Notes()
         return notes
+
+    @property
+    def preparer(self) -> Any:
+        """What writes names; one that is not to be quoted has to be a plain name."""
+        return self.__dict__["preparer"]
+
+    @preparer.setter
+    def preparer(self, preparer: Any) -> None:
+        mine = copy(preparer)
+        quote = mine.quote
+
+        def quote_plain(ident: str, *args: Any, **kw: Any) -> Any:
+            if getattr(ident, "quote", None) is False and _PLAIN_NAME.fullmatch(ident) is None:
+                raise UnprovableStatementError("a name that is not to be quoted holds more than a name")
+            return quote(ident, *args, **kw)
+
+        mine.quote = quote_plain
+        self.__dict__["preparer"] = mine
 
     # SELECT
 
@@ -73,6 +96,8 @@ class GuardedCompiler(_SQLCompiler):
         """UPDATE, of rows of the bound tenant, which stay its rows."""
         narrowed = self._narrowed_dml(update_stmt, kw)
         facts, known = _predicates.facts_of(_written(update_stmt))
+        if facts.is_divided:
+            self._note_replace(update_stmt, known)
         self._note_written(update_stmt, facts, known, visiting_cte)
         return super().visit_update(narrowed, visiting_cte=visiting_cte, **kw)  # type: ignore[misc]
 
@@ -109,8 +134,7 @@ class GuardedCompiler(_SQLCompiler):
         if facts.is_divided:
             if visiting_cte is not None:
                 self.notes.unproved([known], "it inserts inside a CTE")
-            if any("replace" in getattr(prefix, "text", "").lower() for prefix, _ in insert_stmt._prefixes):  # noqa: SLF001
-                self.notes.unproved([known], "OR REPLACE deletes whatever row is in the way")
+            self._note_replace(insert_stmt, known)
             insert_stmt = self._of_tenant(insert_stmt, facts, known, kw)
             self._note_written(insert_stmt, facts, known, visiting_cte)
             insert_stmt = self._keep_conflict(insert_stmt, facts, known)
@@ -182,25 +206,53 @@ class GuardedCompiler(_SQLCompiler):
         values.update(dict(getattr(statement, "_ordered_values", None) or ()))
         if facts.column is not None:
             self._note_tenant(values, facts.column, known, is_insert=statement.is_insert)
-        if facts.owner is None or getattr(statement, "_select_names", None):
+        if isinstance(known, Table):
+            for target, pairs in references_of(known):
+                self._note_reference(statement, values, known, target, pairs, visiting_cte)
+
+    def _note_replace(self, statement: Any, known: Table) -> None:
+        if any("replace" in getattr(prefix, "text", "").lower() for prefix, _ in statement._prefixes):  # noqa: SLF001
+            self.notes.unproved([known], "OR REPLACE deletes whatever row is in the way")
+
+    def _note_reference(
+        self,
+        statement: Any,
+        values: dict[Any, Any],
+        known: Table,
+        target: Table,
+        pairs: Any,
+        visiting_cte: Any,
+    ) -> None:
+        """Note which parameters refer to another tenants' table: what they refer to has to be the tenant's own."""
+        written = [
+            mine
+            for mine, _ in pairs
+            if _named(values, mine) is not None or {mine.key, mine.name}.intersection(self.column_keys or ())
+        ]
+        names = list(getattr(statement, "_select_names", None) or ())
+        multi = getattr(statement, "_multi_values", None)
+        if multi or (visiting_cte is not None and written):
+            self.notes.unproved([known], "what its rows refer to is not plain")
             return
-        if getattr(statement, "_multi_values", None) or visiting_cte is not None:
-            self.notes.unproved([known], "what its rows hang on is not plain")
-            return
-        keys: list[Any] = []
-        for mine, _ in facts.owner.pairs:
-            given = _named(values, mine)
+        binds = []
+        for mine, _ in pairs:
+            given: Any = _named(values, mine)
+            if names and given is None:
+                position = next((at for at, name in enumerate(names) if name in {mine.key, mine.name}), None)
+                if position is None or not isinstance(statement.select, Select):
+                    continue
+                given = _bare(list(statement.select.selected_columns)[position])
             if isinstance(given, BindParameter):
-                keys.append(given)
-            elif given is None and {mine.key, mine.name}.intersection(self.column_keys or ()):
-                keys.append(mine.key)
-            elif given is not None:
-                self.notes.unproved([known], "an expression computes what its rows hang on")
+                binds.append(given)
+            elif given is None and mine in written:
+                binds.append(mine.key)
+            elif given is not None and not isinstance(given, Null | ColumnClause | ScalarSelect):
+                self.notes.unproved([known], "an expression computes what its rows refer to")
                 return
-        if len(keys) == len(facts.owner.pairs):
-            self.notes.references.append((known, facts.owner, tuple(keys)))
-        elif keys or statement.is_insert:
-            self.notes.unproved([known], "what its rows hang on is only partly said")
+        if len(binds) == len(pairs):
+            self.notes.references.append((known, target, [theirs for _, theirs in pairs], binds))
+        elif binds:
+            self.notes.unproved([known], "what its rows refer to is only partly said")
 
     def _note_tenant(self, values: dict[Any, Any], column: Any, known: Table, *, is_insert: bool) -> None:
         given = _named(values, column)
@@ -360,6 +412,8 @@ def _key(name: Any) -> str:
 
 
 def _is_tenant_column(column: Any, table: Any) -> bool:
+    if not isinstance(table, TableClause):
+        return False
     facts, _ = _predicates.facts_of(table)
     return facts.column is not None and column.name == facts.column.name
 

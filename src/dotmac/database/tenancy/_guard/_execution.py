@@ -17,7 +17,7 @@ from dotmac.database.tenancy._tables import divided_by_name
 from dotmac.database.tenancy._verified import VERIFY_SQL, verified, verify_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from sqlalchemy import Connection, Table
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 else:
     _ExecutionContext = object
 
+_KEYS_PER_QUESTION = 500
 _PLAIN_DDL = frozenset(
     {"create_table", "drop_table", "create_index", "drop_index", "create_sequence", "drop_sequence", "create_schema",
      "drop_schema", "add_constraint", "drop_constraint", "create_enum_type", "drop_enum_type", "set_table_comment",
@@ -76,7 +77,7 @@ class GuardedExecution(_ExecutionContext):
             execution = super()._init_compiled(
                 dialect, connection, dbapi, options, compiled, parameters, *args, **kw
             )
-        if notes.references and not work.flushing:
+        if notes.references:
             _judge_references(connection, notes, compiled, execution.compiled_parameters)
         return execution
 
@@ -118,8 +119,10 @@ def _judge(connection: Connection, work: Work, raw: Iterable[RawSql], notes: Not
     """
     doubtful: set[Table] = set(notes.doubtful) if notes is not None else set()
     reason = notes.doubts[0] if notes is not None and notes.doubts else "it is raw SQL on tenants' tables"
+    raw = list(raw)
+    beside = set().union(notes.loose_names if notes is not None else (), *(seen.names for seen in raw))
     for seen in raw:
-        doubtful |= _doubtful_in(seen, work)
+        doubtful |= _doubtful_in(seen, beside, work)
     if not doubtful:
         return
     if work.context.tenant_id is None:
@@ -132,9 +135,11 @@ def _judge(connection: Connection, work: Work, raw: Iterable[RawSql], notes: Not
         raise _refusal(reason, unverified)
 
 
-def _doubtful_in(seen: RawSql, work: Work) -> set[Table]:
-    """The tables that raw SQL names and that nothing keeps to the tenant."""
-    named = {table for name in seen.names for table in divided_by_name(name)}
+def _doubtful_in(seen: RawSql, beside: set[str], work: Work) -> set[Table]:
+    """The tables that raw SQL names, by itself or with the pieces ``beside`` it, and that nothing keeps to the tenant."""
+    named: set[Table] = set()
+    if seen.introduces:
+        named = {table for name in seen.names | beside for table in divided_by_name(name)}
     if seen.opaque is not None:
         raise _refusal(f"it holds {seen.opaque}, which cannot be seen through", named)
     if seen.meddles is not None and (work.context.tenant_id is not None or named):
@@ -171,23 +176,27 @@ def _ask_server(connection: Connection, tables: set[Table]) -> frozenset[Table]:
 def _judge_references(
     connection: Connection, notes: Notes, compiled: Any, rows: list[dict[str, Any]]
 ) -> None:
-    """Are the rows that new ones hang on the tenant's own? One SELECT, itself guarded."""
-    for table, owner, binds in notes.references:
-        names = [bind if isinstance(bind, str) else compiled.bind_names.get(bind, bind.key) for bind in binds]
-        keys = {
-            tuple(row[name] for name in names)
-            for row in rows
-            if all(row.get(name) is not None for name in names)
-        }
-        columns = [theirs for _, theirs in owner.pairs]
-        chosen = (
-            columns[0].in_([key[0] for key in keys])
-            if len(columns) == 1
-            else tuple_(*columns).in_(list(keys))
-        )
-        found = connection.execute(select(func.count()).select_from(owner.table).where(chosen)).scalar_one()
-        if found != len(keys):
-            raise in_statement(TenantMismatchError(name_of(table)))
+    """Are the rows that written ones refer to the tenant's own? One SELECT for each reference, itself guarded."""
+    for table, target, columns, binds in notes.references:
+        names = [notes.name_of(bind, compiled.bind_names) for bind in binds]
+        if any(name not in row for row in rows for name in names):
+            raise _refusal("what its rows refer to is not plain", {table})
+        found = (tuple(row[name] for name in names) for row in rows)
+        keys = {key for key in found if None not in key}
+        if target is table:  # rows of one statement may refer to each other
+            own = [column.key for column in columns]
+            keys -= {tuple(row[name] for name in own) for row in rows if all(name in row for name in own)}
+        for part in _batched(sorted(keys, key=repr), _KEYS_PER_QUESTION):
+            chosen = (
+                columns[0].in_([key[0] for key in part]) if len(columns) == 1 else tuple_(*columns).in_(part)
+            )
+            question = select(func.count()).select_from(target).where(chosen)
+            if connection.execute(question).scalar_one() != len(part):
+                raise in_statement(TenantMismatchError(name_of(table)))
+
+
+def _batched(items: list[Any], size: int) -> Iterator[list[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 class unguarded:  # noqa: N801 - reads as the block it is

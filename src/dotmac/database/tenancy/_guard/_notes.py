@@ -28,20 +28,34 @@ class Notes:
     Attributes:
         doubts: What nothing proves, in words; then row-level security has to.
         doubtful: The tables these doubts are about.
-        raw: What was seen in raw pieces of SQL.
+        raw: What was seen in raw pieces of SQL that may matter.
+        loose_names: Names in raw pieces that bring in no table by themselves.
         given: The parameters that hold a tenant somebody gave for a row, with the table and its column's type.
-        references: Tables whose rows hang on an owner, with the parameters that refer to it.
+        references: Tables, the table of tenants that their new rows refer to, its columns, and the parameters that do.
     """
 
-    __slots__ = ("_by_type", "_given_names", "_reserved", "doubtful", "doubts", "given", "raw", "references")
+    __slots__ = (
+        "_by_type",
+        "_given_names",
+        "_names_by_key",
+        "_reserved",
+        "doubtful",
+        "doubts",
+        "given",
+        "loose_names",
+        "raw",
+        "references",
+    )
 
     def __init__(self) -> None:
         self.doubts: list[str] = []
         self.doubtful: set[Table] = set()
         self.raw: list[RawSql] = []
+        self.loose_names: set[str] = set()
         self.given: list[tuple[Any, Table, TypeEngine[Any]]] = []
         self.references: list[tuple[Any, ...]] = []
         self._by_type: dict[Any, BindParameter[Any]] = {}
+        self._names_by_key: dict[str, str] | None = None
         self._given_names: list[tuple[str, Table, TypeEngine[Any]]] | None = None
         self._reserved: frozenset[str] | None = None
 
@@ -81,8 +95,10 @@ class Notes:
         self._note(read_statement(sql))
 
     def _note(self, seen: RawSql) -> None:
-        if seen.names or seen.opaque or seen.meddles:
+        if seen.introduces or seen.opaque or seen.meddles:
             self.raw.append(seen)
+        else:
+            self.loose_names |= seen.names
 
     def settle(self, parameters: dict[str, Any], names: dict[Any, str]) -> None:
         """Compare the tenants given for rows with the bound one, and fill in those left out; before anything is sent.
@@ -95,10 +111,8 @@ class Notes:
         if work is None:
             return
         if self._given_names is None:
-            by_key = {bind.key: name for bind, name in names.items()}  # SQLAlchemy may have put copies in
             self._given_names = [
-                (bind if isinstance(bind, str) else by_key.get(bind.key, bind.key), table, column_type)
-                for bind, table, column_type in self.given
+                (self.name_of(bind, names), table, column_type) for bind, table, column_type in self.given
             ]
         for name, table, column_type in self._given_names:
             wanted = work.tenant_for(table, column_type)
@@ -109,6 +123,17 @@ class Notes:
                 raise in_statement(UnprovableStatementError("whose row it writes is not plain"))
             elif value != wanted and str(value) != str(wanted):
                 raise in_statement(TenantMismatchError(name_of(table)))
+
+    def name_of(self, bind: Any, names: dict[Any, str]) -> str:
+        """The name under which a parameter is in a row's values."""
+        if isinstance(bind, str):
+            return bind
+        if self._names_by_key is None:
+            self._names_by_key = {
+                own.key: name for own, name in names.items()
+            }  # SQLAlchemy may have put copies in
+        name: str = self._names_by_key.get(bind.key, bind.key)
+        return name
 
     def reserved(self, names: dict[Any, str]) -> frozenset[str]:
         """Names of the parameters that hold the bound tenant: nobody else may give them a value."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, exists
+from sqlalchemy import Table, and_, exists
 from sqlalchemy.sql.elements import BinaryExpression, ColumnClause, Grouping, TextClause, UnaryExpression
 from sqlalchemy.sql.operators import custom_op
 from sqlalchemy.sql.selectable import AliasedReturnsRows, FromGrouping, Join, TableClause
@@ -13,10 +13,12 @@ from sqlalchemy.sql.visitors import iterate
 from dotmac.database.tenancy._tables import TableTenancy, divided_by_name, tenancy_of
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, FromClause, Table
+    from sqlalchemy import ColumnElement, FromClause
     from sqlalchemy.sql.elements import BindParameter
 
     from dotmac.database.tenancy._guard._notes import Notes
+
+_SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid", "oid", "rowid", "_rowid_"})
 
 Predicate = Any  # ColumnElement[bool]; SQLAlchemy's coercions take it as one
 
@@ -26,14 +28,16 @@ def facts_of(table: TableClause) -> tuple[TableTenancy, Any]:
 
     A hand-written ``table("users")``, or a Table that leaves the tenant column out, is told by the name of one that has it.
     """
-    if hasattr(table, "foreign_key_constraints"):  # a Table
-        facts = tenancy_of(table)  # type: ignore[arg-type]
-        if facts.is_divided or table.info.get("tenant_scoped") is False:  # type: ignore[attr-defined]
+    if isinstance(table, Table):
+        facts = tenancy_of(table)
+        if facts.is_divided or table.info.get("tenant_scoped") is False:
             return facts, table
     for known in divided_by_name(table.name):
         if known.metadata is getattr(table, "metadata", None):
             continue  # the same name in another schema of one MetaData is another table
-        if {column.name for column in table.columns} <= {column.name for column in known.columns}:
+        if not isinstance(table, Table) or {column.name for column in table.columns} <= _SYSTEM_COLUMNS | {
+            column.name for column in known.columns
+        }:
             return tenancy_of(known), known
     return TableTenancy(), table
 
@@ -71,6 +75,7 @@ def keep_from(item: Any, notes: Notes) -> tuple[Any, list[Predicate]]:
     while isinstance(base, AliasedReturnsRows):
         base = base.element
     if isinstance(base, TableClause):
+        notes.fragment(base.name)  # of the server's own tables some show what others have
         found = predicate(item, base, notes)
         return item, [] if found is None else [found]
     if isinstance(base, Join) and base is not item:

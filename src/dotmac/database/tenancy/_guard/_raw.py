@@ -14,7 +14,7 @@ _TOKEN = re.compile(
       (?P<comment>--[^\n]*|/\*|\#[^\n]*|\*/)
     | (?P<unicode>[uU]&(?=["']))
     | (?P<string>[eEbBxXnN]?'(?:[^'\\]|''|\\.)*')
-    | (?P<dollar>\$(?P<tag>[A-Za-z_]*)\$.*?\$(?P=tag)\$)
+    | (?P<dollar>\$(?:[^\W\d]\w*)?\$)
     | (?P<quoted>"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[A-Za-z_][^\]]*\])
     | (?P<word>[^\W\d][\w$]*)
     | (?P<number>\d[\w.]*)
@@ -34,6 +34,11 @@ _RUNS_SQL = re.compile(
     r"|ts_stat|ts_rewrite|pg_(?:read|ls|stat|write)_\w*file\w*|lo_\w+|load_file|load_extension|eval|readfile|writefile"
     r"|pg_logical_\w+|pg_terminate_backend|pg_cancel_backend|currtid2?|nextval_to\w*"
 )
+_SHOWS_OTHERS = re.compile(
+    r"pg_stats\w*|pg_statistic\w*|pg_stat_(?:activity|statements\w*)|pg_prepared_\w+|pg_cursors|pg_settings|pg_file_settings"
+    r"|pg_largeobject\w*|pg_shadow|pg_authid|processlist|sqlite_stat\d"
+)
+_IDENTIFIER_BYTES = 63  # PostgreSQL cuts longer names off
 _CHANGES_CONTEXT = frozenset({"set_config", "setval"})
 _INTRODUCES_TABLES = frozenset(
     {
@@ -62,13 +67,15 @@ class RawSql:
     """What was seen in a piece of raw SQL.
 
     Attributes:
-        names: Lower-case identifiers that may be tables; empty where the piece cannot bring in a table.
+        names: Lower-case identifiers that may be tables.
+        introduces: True if the piece may bring in a table; another piece beside it may then name it.
         schemas: Lower-case identifiers in front of a dot.
         opaque: Why it cannot be seen through, or None.
         meddles: Why no session of a tenant may run it (it changes whose work this is, a schema or a transaction), or None.
     """
 
     names: frozenset[str] = frozenset()
+    introduces: bool = False
     schemas: frozenset[str] = frozenset()
     opaque: str | None = None
     meddles: str | None = None
@@ -110,23 +117,26 @@ def read_statement(sql: str) -> RawSql:
         "replace",
     }:
         opaque = opaque or verb.upper()
-    return RawSql(names, schemas, opaque, meddles or _changed_context(words))
+    return RawSql(
+        names, introduces=True, schemas=schemas, opaque=opaque, meddles=meddles or _changed_context(words)
+    )
 
 
 @lru_cache(maxsize=2048)
 def read_fragment(sql: str) -> RawSql:
     """Judge a piece inside a statement that SQLAlchemy builds: an expression, a prefix, a hint."""
     words, names, schemas, opaque = _scan(sql)
-    if not _INTRODUCES_TABLES.intersection(words):
-        names = frozenset()
-    return RawSql(names, schemas, opaque, _changed_context(words))
+    introduces = not _INTRODUCES_TABLES.isdisjoint(words)
+    return RawSql(
+        names, introduces=introduces, schemas=schemas, opaque=opaque, meddles=_changed_context(words)
+    )
 
 
 def _scan(sql: str) -> tuple[list[str], frozenset[str], frozenset[str], str | None]:
     scanner = _Scanner()
     for match in _TOKEN.finditer(sql):
         kind = match.lastgroup or ""
-        scanner.take("dollar" if kind == "tag" else kind, match.group())
+        scanner.take(kind, match.group())
     if scanner.depth > 0:
         scanner.doubt("an unbalanced parenthesis")
     return scanner.words, frozenset(scanner.names), frozenset(scanner.schemas), scanner.opaque
@@ -179,8 +189,14 @@ class _Scanner:
             self.words.append(name)
         else:
             name = name[1:-1].replace('""', '"').replace("``", "`")
+            if "\\" in name:
+                self.doubt("a backslash in quotes, which servers read differently")
         self.names.add(name)
+        if len(name) > _IDENTIFIER_BYTES // 4:
+            self.names.add(name.encode()[:_IDENTIFIER_BYTES].decode(errors="ignore"))
         self._last = name
+        if _SHOWS_OTHERS.fullmatch(name):
+            self.doubt(f"{name}, which shows what others do or have")
         if _RUNS_SQL.fullmatch(name):
             self.doubt(f"{name}(), which runs SQL or reads files")
 

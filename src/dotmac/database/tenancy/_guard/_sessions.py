@@ -118,14 +118,6 @@ def _judge_objects(session: Session, _flush: UOWTransaction, _objects: object) -
         _judge_object(entity, context, is_new=False)
     for entity in session.deleted:
         _judge_object(entity, context, is_new=False)
-    if (work := session.info.get(_WORK)) is not None:
-        work.flushing = True
-
-
-@event.listens_for(Session, "after_flush")
-def _end_flush(session: Session, _flush: UOWTransaction) -> None:
-    if (work := session.info.get(_WORK)) is not None:
-        work.flushing = False
 
 
 @event.listens_for(Session, "before_attach")

@@ -29,16 +29,14 @@ class Work:
     Attributes:
         info: The session's ``info``, which says what it is bound to.
         is_open: False once a session has given a borrowed connection back.
-        flushing: True while a flush writes objects that were judged one by one.
         verified: Tables whose row-level security the server has confirmed in this transaction.
     """
 
-    __slots__ = ("_nested", "_root", "_told", "flushing", "info", "is_open", "verified")
+    __slots__ = ("_nested", "_root", "_told", "info", "is_open", "verified")
 
     def __init__(self, info: dict[Any, Any]) -> None:
         self.info = info
         self.is_open = True
-        self.flushing = False
         self.verified: set[Table] = set()
         self._told: tuple[RequestContext, Placement | None] | None = None
         self._root: object = None
