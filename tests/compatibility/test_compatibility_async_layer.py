@@ -98,8 +98,9 @@ def board(environment):
 
 @pytest.fixture
 async def session(board):
+    async with get_async_db_connection().engine.begin() as connection:
+        await connection.execute(text("TRUNCATE users, tasks, async_layer_gadgets"))
     async with get_async_db_connection().create_session() as session:
-        await session.execute(text("TRUNCATE users, tasks, async_layer_gadgets"))
         yield session
 
 

@@ -134,9 +134,10 @@ async def test_audit_fields_come_from_the_context(sessions):
 
 
 async def test_tenant_id_is_an_ordinary_indexed_column(sessions):
-    async with with_async_session(sessions) as session:
-        session.add(Document(content="ours", tenant_id="acme"))
-        session.add(Document(content="theirs", tenant_id="other"))
+    for content, tenant in (("ours", "acme"), ("theirs", "other")):
+        with use_context(RequestContext(tenant_id=tenant)):
+            async with with_async_session(sessions) as session:
+                session.add(Document(content=content, tenant_id=tenant))
     async with with_async_session(sessions) as session:
         found = await create_async_repository(session, Document, "acme").list()
         assert [document.content for document in found] == ["ours"]

@@ -10,7 +10,9 @@ from sqlalchemy import UUID, Boolean, Column, DateTime, String, func, select
 from sqlalchemy.orm import Session, declarative_base
 
 import dotmac.database
-from dotmac.database.errors import MissingTenantError, ValidationError
+from dotmac.database import RequestContext
+from dotmac.database.errors import MissingTenantError, TenantMismatchError, ValidationError
+from dotmac.database.tenancy import switch
 from dotmac_database import (
     AsyncRepository,
     AsyncTenantRepository,
@@ -157,12 +159,17 @@ async def test_every_async_repository_method_takes_its_documented_arguments(asyn
 @pytest.mark.parametrize("model", [User, OurUser])
 def test_a_tenant_sees_its_own_rows_only(model):
     with InMemoryDatabase(models=[model]) as db:
-        mine, theirs = (BaseTenantRepository(db, model, tenant_id=name) for name in ("mine", "theirs"))
+        mine = BaseTenantRepository(db, model, tenant_id="mine")
         user = mine.create({"name": "Ann"})
+        with pytest.raises(TenantMismatchError):
+            BaseTenantRepository(db, model, tenant_id="theirs")  # one session, one tenant
+        switch(db, RequestContext())
+        theirs = BaseTenantRepository(db, model, tenant_id="theirs")
         stranger = theirs.create({"name": "Bob"})
-        assert mine.list({}) == [user]
-        assert mine.get_by_id(stranger.id) is None
-        assert mine.delete(stranger.id) is False
+        assert theirs.list({}) == [stranger]
+        assert theirs.get_by_id(user.id) is None
+        assert theirs.delete(user.id) is False
+        switch(db, RequestContext())
         with pytest.raises(MissingTenantError):
             create_repository(db, model)
 

@@ -28,11 +28,13 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from dotmac.database import (
     DatabasePaginator,
     PerformancePaginator,
+    RequestContext,
     UTCDateTime,
     create_async_engine,
     create_async_repository,
 )
 from dotmac.database.errors import DuplicateEntityError, QueryError, ValidationError
+from dotmac.database.tenancy import switch
 
 MANY = range(600)  # enough for COPY
 
@@ -274,9 +276,12 @@ async def test_a_tenant_may_be_a_uuid_or_a_number(session, model, mine, other):
     assert await rows.get_by_id(row.id) is row
     assert await rows.bulk_update([{"id": row.id, "value": 2}]) == 1
     assert await rows.upsert({"id": row.id, "value": 3}) is row
+    switch(session.sync_session, RequestContext())
     assert await create_async_repository(session, model, other).count() == 0
-    with pytest.raises(ValidationError, match="tenant"):
-        await create_async_repository(session, model, "acme").count()
+    for unfit in ("acme", "007", "1_0"):
+        switch(session.sync_session, RequestContext())
+        with pytest.raises(ValidationError, match="tenant"):
+            await create_async_repository(session, model, unfit).count()
 
 
 async def test_keys_of_many_parts_go_in_many_statements(session):

@@ -256,9 +256,10 @@ async def test_errors_are_those_of_the_core(session):
         await people.create(session, {"name": "Ada"})
 
 
-async def test_tenant_soft_delete_and_author_come_from_the_context(session):
+async def test_tenant_soft_delete_and_author_come_from_the_context(engine, session):
     with pytest.raises(MissingTenantError):
         await memos.create(session, {"text": "x"})
+    await session.rollback()
     with use_context(RequestContext(tenant_id="acme", user_id="ada", request_id="r1")):
         memo = await memos.create(session, {"text": "x"})
         assert (memo.tenant_id, memo.created_by, memo.request_id, memo.is_active) == (
@@ -269,22 +270,26 @@ async def test_tenant_soft_delete_and_author_come_from_the_context(session):
         )
         with pytest.raises(TenantMismatchError):
             await memos.create(session, {"text": "x", "tenant_id": "other"})
+    await session.commit()
     with use_context(RequestContext(tenant_id="other")):
-        assert await memos.get(session, memo.id) is None
-        assert not await memos.exists(session, memo.id)
-        assert await memos.get_multi(session) == []
-        assert await memos.bulk_update(session, [{"id": memo.id, "text": "stolen"}]) == 0
-        assert await memos.bulk_delete(session, [memo.id]) == 0
-        with pytest.raises(EntityNotFoundError):
-            await memos.update(session, memo, {"text": "stolen"})
+        async with type(session)(engine) as another:
+            assert await memos.get(another, memo.id) is None
+            assert not await memos.exists(another, memo.id)
+            assert await memos.get_multi(another) == []
+            assert await memos.bulk_update(another, [{"id": memo.id, "text": "stolen"}]) == 0
+            assert await memos.bulk_delete(another, [memo.id]) == 0
+            with pytest.raises(EntityNotFoundError):
+                await memos.update(another, memo, {"text": "stolen"})
     with use_context(RequestContext(tenant_id="acme", user_id="bob")):
-        assert await memos.delete(session, memo.id)
-        assert memo.is_deleted
-        assert memo.updated_by == "bob"
-        assert await memos.count(session) == 0
-        await memos.on(session).restore(memo.id)
-        assert not memo.is_deleted
-        assert await memos.count(session) == 1
+        async with type(session)(engine, expire_on_commit=False) as session_of_bob:
+            memo = await memos.get(session_of_bob, memo.id)
+            assert await memos.delete(session_of_bob, memo.id)
+            assert memo.is_deleted
+            assert memo.updated_by == "bob"
+            assert await memos.count(session_of_bob) == 0
+            await memos.on(session_of_bob).restore(memo.id)
+            assert not memo.is_deleted
+            assert await memos.count(session_of_bob) == 1
 
 
 @pytest.mark.parametrize("model", [Plain, Mapped2], ids=["declarative", "imperative"])

@@ -61,6 +61,10 @@ class PerLoop(Generic[Part]):
                 held.close_with(loop, self._held)
         return held.part
 
+    def __len__(self) -> int:
+        """For how many loops there is one."""
+        return len(self._held)
+
     def existing(self) -> Part | None:
         """The running loop's, if it was made."""
         held = self._held.get(asyncio.get_running_loop())

@@ -33,7 +33,7 @@ else:
     _SQLCompiler = object
 
 
-_PLAIN_NAME = re.compile(r"[^\W\d][\w$]*")
+_PLAIN_NAME = re.compile(r"[^\W\d][\w$]*|__\[SCHEMA_\w*\]")  # the latter is a place for schema_translate_map
 
 
 class GuardedCompiler(_SQLCompiler):

@@ -32,14 +32,13 @@ _PLAIN_VERBS = frozenset(
 _RUNS_SQL = re.compile(
     r"(?:query|table|schema|database|cursor)_to_(?:xml|xmlschema|xml_and_xmlschema)|dblink\w*|crosstab\w*|connectby"
     r"|ts_stat|ts_rewrite|pg_(?:read|ls|stat|write)_\w*file\w*|lo_\w+|load_file|load_extension|eval|readfile|writefile"
-    r"|pg_logical_\w+|pg_terminate_backend|pg_cancel_backend|currtid2?|nextval_to\w*"
+    r"|pg_logical_\w+|pg_stats\w*|pg_statistic\w*|pg_largeobject\w*|sqlite_stat\d"
 )
-_SHOWS_OTHERS = re.compile(
-    r"pg_stats\w*|pg_statistic\w*|pg_stat_(?:activity|statements\w*)|pg_prepared_\w+|pg_cursors|pg_settings|pg_file_settings"
-    r"|pg_largeobject\w*|pg_shadow|pg_authid|processlist|sqlite_stat\d"
+_NOT_ONE_TENANTS = re.compile(
+    r"set_config|setval|pg_terminate_backend|pg_cancel_backend|pg_stat_(?:activity|statements\w*)|pg_prepared_\w+|pg_cursors"
+    r"|pg_settings|pg_file_settings|pg_shadow|pg_authid|processlist"
 )
 _IDENTIFIER_BYTES = 63  # PostgreSQL cuts longer names off
-_CHANGES_CONTEXT = frozenset({"set_config", "setval"})
 _INTRODUCES_TABLES = frozenset(
     {
         "select",
@@ -117,9 +116,7 @@ def read_statement(sql: str) -> RawSql:
         "replace",
     }:
         opaque = opaque or verb.upper()
-    return RawSql(
-        names, introduces=True, schemas=schemas, opaque=opaque, meddles=meddles or _changed_context(words)
-    )
+    return RawSql(names, introduces=True, schemas=schemas, opaque=opaque, meddles=meddles or _meddling(names))
 
 
 @lru_cache(maxsize=2048)
@@ -127,9 +124,7 @@ def read_fragment(sql: str) -> RawSql:
     """Judge a piece inside a statement that SQLAlchemy builds: an expression, a prefix, a hint."""
     words, names, schemas, opaque = _scan(sql)
     introduces = not _INTRODUCES_TABLES.isdisjoint(words)
-    return RawSql(
-        names, introduces=introduces, schemas=schemas, opaque=opaque, meddles=_changed_context(words)
-    )
+    return RawSql(names, introduces=introduces, schemas=schemas, opaque=opaque, meddles=_meddling(names))
 
 
 def _scan(sql: str) -> tuple[list[str], frozenset[str], frozenset[str], str | None]:
@@ -195,15 +190,12 @@ class _Scanner:
         if len(name) > _IDENTIFIER_BYTES // 4:
             self.names.add(name.encode()[:_IDENTIFIER_BYTES].decode(errors="ignore"))
         self._last = name
-        if _SHOWS_OTHERS.fullmatch(name):
-            self.doubt(f"{name}, which shows what others do or have")
         if _RUNS_SQL.fullmatch(name):
-            self.doubt(f"{name}(), which runs SQL or reads files")
+            self.doubt(f"{name}, which runs SQL, or reads files or what is known of all rows")
 
 
-def _changed_context(words: list[str]) -> str | None:
-    changed = next((word for word in words if word in _CHANGES_CONTEXT), None)
-    return None if changed is None else f"{changed}()"
+def _meddling(names: frozenset[str]) -> str | None:
+    return next((name for name in sorted(names) if _NOT_ONE_TENANTS.fullmatch(name)), None)
 
 
 def _is_safe_setting(words: list[str]) -> bool:
