@@ -6,6 +6,7 @@ taken off again when the connection returns to its pool unused.
 
 from __future__ import annotations
 
+import secrets
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +63,16 @@ def _fused(parent: Any) -> type[Any]:
             if (
                 context is None
                 or self._autocommit
-                or self._pipeline
                 or self.pgconn.transaction_status != pq.TransactionStatus.IDLE
             ):
                 yield from super()._start_query()
                 return
             self.dotmac_begin = None
+            if self._pipeline:  # executemany; here a message holds one statement
+                yield from self._exec_command(self._get_tx_start_command())
+                yield from self._exec_command(_as_one_statement(context))
+                yield from self._pipeline._sync_gen()  # noqa: SLF001 - as psycopg does
+                return
             encoding = self.info.encoding
             self.pgconn.send_query(b"%s; %s" % (self._get_tx_start_command(), context.encode(encoding)))
             for result in (yield from generators.execute(self.pgconn)):
@@ -75,6 +80,14 @@ def _fused(parent: Any) -> type[Any]:
                     raise error_from_result(result, encoding=encoding)
 
     return Connection
+
+
+def _as_one_statement(context: str) -> str:
+    """``SET LOCAL`` statements as one: what a block sets lasts as long as the transaction does."""
+    tag = "$dotmac$"
+    while tag in context:
+        tag = f"$dotmac{secrets.token_hex(4)}$"
+    return f"DO {tag} BEGIN {context} END {tag}"
 
 
 def install(engine: Engine, *, blocking_psycopg: bool) -> None:
