@@ -31,7 +31,7 @@ def test_migrations_go_down_and_up_again(driver: str, tmp_path: Path, dotmac_pos
         downgrade(MIGRATIONS, "base", url=url)
         assert current(MIGRATIONS, url=url) == ()
         upgrade(MIGRATIONS, url=url)
-        assert current(MIGRATIONS, url=url) == ("0001",)
+        assert current(MIGRATIONS, url=url) == ("0002",)
     finally:
         if driver != "sqlite":
             dotmac_postgres.drop_database(name)
