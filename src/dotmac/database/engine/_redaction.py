@@ -46,7 +46,9 @@ def install(engine: Engine) -> None:
 
 def _with_causes(error: BaseException) -> Iterator[BaseException]:
     at: BaseException | None = error
-    while at is not None:
+    passed: set[int] = set()
+    while at is not None and id(at) not in passed:  # an error raised again may be its own cause
+        passed.add(id(at))
         yield at
         at = at.__cause__
 
