@@ -234,3 +234,81 @@ def count_statements() -> Callable[..., AbstractContextManager[StatementLog]]:
     from dotmac.database.testing._statements import count_statements as count  # noqa: PLC0415 - the plugin imports lightly
 
     return count
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for ``dotmac_attack`` once for each attack."""
+    if "dotmac_attack" in metafunc.fixturenames:
+        from dotmac.database.testing.isolation import ATTACKS  # noqa: PLC0415 - the plugin imports lightly
+
+        metafunc.parametrize("dotmac_attack", ATTACKS, ids=str, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def dotmac_isolation_models() -> list[type[Any]]:
+    """Override this with your models: those whose rows belong to tenants are attacked by ``dotmac_attack``."""
+    pytest.fail(
+        "dotmac_attack wants your models: override the fixture dotmac_isolation_models.", pytrace=False
+    )
+
+
+@pytest.fixture(scope="session")
+def dotmac_isolation_sessions(request: pytest.FixtureRequest) -> Callable[[], Any]:
+    """What makes the attackers' sessions, sync or async; override it to attack your own."""
+    from dotmac.database.engine import create_session_factory  # noqa: PLC0415 - the plugin imports lightly
+
+    return create_session_factory(cast("Engine", request.getfixturevalue("dotmac_sync_engine")))
+
+
+@pytest.fixture(scope="session")
+def dotmac_isolation_administrator(dotmac_database: WorkerDatabase) -> Iterator[Engine]:
+    """An engine that sees every tenant's rows, to compare with; override it with ``dotmac_isolation_sessions``."""
+    from dotmac.database.engine import create_engine  # noqa: PLC0415 - the plugin imports lightly
+
+    engine = create_engine(dotmac_database.url("psycopg", role="admin"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def dotmac_isolation_values() -> dict[type[Any], Callable[[str], dict[str, Any]]]:
+    """Override this for models whose rows cannot be made up: a function from the tenant to values by attribute."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def dotmac_isolation_range(
+    dotmac_isolation_models: list[type[Any]],
+    dotmac_isolation_sessions: Callable[[], Any],
+    dotmac_isolation_administrator: Engine,
+    dotmac_isolation_values: dict[type[Any], Callable[[str], dict[str, Any]]],
+) -> Iterator[Callable[[Any], list[Any]]]:
+    """Tries an attack on each of the models."""
+    from dotmac.database.testing.isolation._range import firing_range  # noqa: PLC0415 - the plugin imports lightly
+
+    with firing_range(
+        dotmac_isolation_sessions,
+        dotmac_isolation_models,
+        dotmac_isolation_administrator,
+        dotmac_isolation_values,
+    ) as attempt:
+        yield attempt
+
+
+@pytest.fixture
+def dotmac_attack(
+    request: pytest.FixtureRequest, dotmac_isolation_range: Callable[[Any], list[Any]]
+) -> Callable[[], None]:
+    """Attacks your models when it is called, and fails if another tenant's row was reached; one test per attack."""
+    attack = request.param
+
+    def hold() -> None:
+        __tracebackhide__ = True
+        from dotmac.database.testing.isolation import assert_isolated  # noqa: PLC0415 - the plugin imports lightly
+
+        found = dotmac_isolation_range(attack)
+        assert_isolated(found)
+        if all(outcome.not_applicable is not None for outcome in found):
+            pytest.skip("; ".join(sorted({outcome.not_applicable for outcome in found})))
+
+    return hold
