@@ -195,14 +195,14 @@ async def test_a_quota_keeps_the_entries_that_live_longest(client, prefix):
 
 
 @pytest.mark.parametrize(
-    "key", [(), ("",), ("a:",), ("a", ""), ("a", None), ("a", object()), ("a", [1])], ids=repr
+    "key", [(), ("",), ("a:",), ("a", ""), ("a", None), ("a", object()), ("a", [1])], ids=range(7)
 )
 async def test_a_key_that_names_nothing_is_refused(cache, key):
     with pytest.raises(ValidationError, match="key"):
         await cache.get(*key)
 
 
-@pytest.mark.parametrize("value", [object(), {"a": {1, object()}}, lambda: 1, "\ud800", 3 + 4j], ids=repr)
+@pytest.mark.parametrize("value", [object(), {"a": {1, object()}}, lambda: 1, "\ud800", 3 + 4j], ids=range(5))
 async def test_a_value_that_cannot_be_stored_is_refused(cache, value):
     with pytest.raises(ValidationError, match="cannot be cached"):
         await cache.set("a", value)
