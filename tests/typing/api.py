@@ -26,6 +26,7 @@ from dotmac.database import (
     create_async_repository,
     create_repository,
 )
+from dotmac.database.caching import EntityCache
 from dotmac.database.connections import SchemaResolver, SchemaResolverProtocol
 from dotmac.database.sqlmodel import BaseModel as SQLModelBase
 from dotmac.database.sqlmodel import CRUDRepository, TimestampMixin, UUIDMixin
@@ -127,6 +128,7 @@ def sync_repository(session: Session, key: uuid.UUID) -> None:
 async def async_repository(session: AsyncSession, key: uuid.UUID) -> None:
     """The same names, awaited."""
     assert_type(create_async_repository(session, User), AsyncRepository[User])
+    assert_type(create_async_repository(session, User, cache=EntityCache(User)), AsyncRepository[User])
     assert_type(AsyncTenantRepository(session, User, "acme"), AsyncTenantRepository[User])
     users = Users(session)
     user = await users.create({"email": "a"})

@@ -143,6 +143,7 @@ class SmartCache:
         if key is not None and not key:
             raise ValueError("signing_key must not be empty.")
         envelope = Envelope(str(schema), known.shape(), key)
+        self._made_with = {"schema": schema, "signing_key": key, "client": client, "prefix": prefix}
         self._codec = Codec(known)
         self._store = Store(envelope, self.policy)
         self._loading = Loading(self._store, envelope, self._codec, self.policy)
@@ -155,6 +156,11 @@ class SmartCache:
         self._client = client
         self._server: LinkedServer | None = None
         self._spaces: dict[str | None, _Space] = {None: _Space(Scope.of(prefix, namespace, None))}
+
+    @property
+    def made_with(self) -> Mapping[str, Any]:
+        """Schema, signing key, client and prefix: for caches that are to share them."""
+        return self._made_with
 
     def __repr__(self) -> str:
         bound = f", tenant={self._tenant!r}" if self._is_bound else ""

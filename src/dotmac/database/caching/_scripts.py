@@ -12,7 +12,7 @@ from __future__ import annotations
 from hashlib import sha1
 from typing import Any, Final
 
-_STAMP = """
+STAMP = """
 local function now()
   local t = redis.call('TIME')
   return string.format('%s%06d', t[1], t[2])
@@ -65,7 +65,7 @@ class Script:
 
 
 WRITE: Final = Script(
-    _STAMP
+    STAMP
     + _TAGS
     + """
 -- KEYS: stamp, value, lease, tags…  ARGV: entry, life in milliseconds
@@ -79,7 +79,7 @@ return mark(s)
 """Store a value whatever was there; a load of it that is under way will not. Returns the mark for copies."""
 
 WRITE_MANY: Final = Script(
-    _STAMP
+    STAMP
     + """
 -- KEYS: stamp, value, lease, value, lease, …  ARGV: entry, life, entry, life, …
 local s = stamp()
@@ -109,7 +109,7 @@ return {gone, s and tonumber(string.sub(s, 49)) or 2}
 """Remove values, and refuse the loads of them that are under way. Returns how many there were, and the mark."""
 
 BEGIN: Final = Script(
-    _STAMP
+    STAMP
     + """
 -- KEYS: stamp, value, lease  ARGV: token, life of the lease, head of the entry the caller has seen, 'anew' to look at none
 local s = stamp()
@@ -128,7 +128,7 @@ return {0, redis.call('PTTL', KEYS[3])}
 since the caller looked."""
 
 FILL: Final = Script(
-    _STAMP
+    STAMP
     + _TAGS
     + """
 -- KEYS: stamp, value, lease, tags…  ARGV: token, version at the beginning, entry, life
@@ -175,7 +175,7 @@ return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 )
 
 INVALIDATE: Final = Script(
-    _STAMP
+    STAMP
     + """
 -- KEYS: stamp, tags…  ARGV: 'all', 'tags' or 'loads'
 local s = stamp()
@@ -190,7 +190,7 @@ return mark(s)
 """Begin a new generation: everything before it is invalid, or what bears one of the tags, or only loads under way."""
 
 READ_TO_COPY: Final = Script(
-    _STAMP
+    STAMP
     + """
 -- KEYS: stamp, value
 local s = stamp()

@@ -74,6 +74,20 @@ def require_unique(shape: ModelShape, given: set[str]) -> None:
         )
 
 
+def is_unique(shape: ModelShape, field: str) -> bool:
+    """True if at most one row of a tenant that is not deleted has any one value of ``field``."""
+    allowed = _tenant_field(shape) | {field}
+    return any(
+        field in target.fields
+        and set(target.fields) <= allowed
+        and (
+            target.where is None
+            or (shape.deleted_at is not None and str(target.where) == "deleted_at IS NULL")
+        )
+        for target in _targets(shape)
+    )
+
+
 def _tenant_field(shape: ModelShape) -> set[str]:
     return {"tenant_id"} if shape.tenant is not None else set()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from dotmac.database.query import as_filters
+from dotmac.database.errors import EntityNotFoundError
+from dotmac.database.query import as_filters, key_of
 from dotmac.database.repository._construction import RepositoryConstruction
 from dotmac.database.repository._drive import drive_async
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from dotmac.database.caching import EntityCache, EntityReader, SmartCache
     from dotmac.database.query import (
         CursorPaginationResult,
         DataLike,
@@ -38,9 +40,11 @@ class AsyncRepository(RepositoryConstruction[M]):
         db: The session.
         model_class: The model; not needed where the subclass sets ``model``.
         tenant_id: The tenant; by default the one of the session's `RequestContext`.
+        cache: Where rows are read through by key and by unique field. An `EntityCache`, or a `SmartCache` whose options
+            one is made with.
 
     Raises:
-        TypeError: ``model_class`` is not a mapped class.
+        TypeError: ``model_class`` is not a mapped class, or cannot be cached.
         MissingTenantError: The model belongs to tenants and none is known.
 
     Example::
@@ -51,6 +55,28 @@ class AsyncRepository(RepositoryConstruction[M]):
     """
 
     db: AsyncSession
+
+    def __init__(
+        self,
+        db: Any,
+        model_class: type[M] | None = None,
+        tenant_id: object | None = None,
+        *,
+        cache: SmartCache | EntityCache | None = None,
+    ) -> None:
+        super().__init__(db, model_class, tenant_id)
+        self._rows: EntityReader[M] | None = None if cache is None else self._through(cache)
+
+    def _through(self, cache: SmartCache | EntityCache) -> EntityReader[M]:
+        from dotmac.database.caching import EntityCache, EntityReader  # noqa: PLC0415 - an extra
+
+        scope = self._operations.scope
+        return EntityReader(
+            EntityCache.of(cache, self.model_class),
+            self.db.sync_session,
+            scope.tenant_id,
+            is_unscoped=scope.unscoped,
+        )
 
     async def _run(self, steps: Steps[R]) -> R:
         return await drive_async(self.db, steps, self._shape)
@@ -74,9 +100,15 @@ class AsyncRepository(RepositoryConstruction[M]):
         self, entity_id: Any, include_deleted: bool = False, *, load: Sequence[str] = ()
     ) -> M | None:
         """The row with that key, or None. ``load`` names relationships to load with it."""
-        return await self._run(
-            self._operations.get_by_id(entity_id, include_deleted=include_deleted, load=load)
-        )
+
+        async def read() -> M | None:
+            return await self._run(
+                self._operations.get_by_id(entity_id, include_deleted=include_deleted, load=load)
+            )
+
+        if self._rows is None or load:
+            return await read()
+        return await self._rows.by_key(key_of(self._shape, entity_id), read, include_deleted=include_deleted)
 
     async def get_by_id_or_raise(
         self, entity_id: Any, include_deleted: bool = False, *, load: Sequence[str] = ()
@@ -86,13 +118,22 @@ class AsyncRepository(RepositoryConstruction[M]):
         Raises:
             EntityNotFoundError: There is none, or it is not visible.
         """
-        return await self._run(
-            self._operations.require(entity_id, include_deleted=include_deleted, load=load)
-        )
+        entity = await self.get_by_id(entity_id, include_deleted, load=load)
+        if entity is None:
+            raise EntityNotFoundError(self._shape.name, entity_id)
+        return entity
 
     async def get_by_field(self, field: str, value: Any, include_deleted: bool = False) -> M | None:
         """The row whose ``field`` equals ``value``, or None; the first by key if there are several."""
-        return await self._run(self._operations.get_by_field(field, value, include_deleted=include_deleted))
+
+        async def read() -> M | None:
+            return await self._run(
+                self._operations.get_by_field(field, value, include_deleted=include_deleted)
+            )
+
+        if self._rows is None or include_deleted:
+            return await read()
+        return await self._rows.by_field(field, value, read, self.get_by_id)
 
     async def update(self, entity_id: Any, data: DataLike, user_id: str | None = None) -> M:
         """The row with the fields of ``data`` changed, flushed; two statements, three where the server sets a value unasked.

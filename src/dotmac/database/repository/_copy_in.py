@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
+from dotmac.database.query import tell_inserted
 from dotmac.database.tenancy import quota_error
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def copy_rows(session: Session, step: Copy) -> bool:
         return False
     if not connection.execute(_ALLOWED, {"name": table}).scalar_one():
         return False
+    tell_inserted(connection, step.table.name)
     driver: Any = connection.connection.driver_connection
     sql = f"COPY {table} ({columns}) FROM STDIN"
     with _as_sqlalchemy_errors(sql), driver.cursor() as cursor, cursor.copy(sql) as copy:
@@ -45,6 +47,7 @@ async def copy_rows_async(session: AsyncSession, step: Copy) -> bool:
     schema, table, columns = _names(connection.sync_connection, step)
     if not (await connection.execute(_ALLOWED, {"name": table})).scalar_one():
         return False
+    tell_inserted(connection.sync_connection, step.table.name)  # type: ignore[arg-type] # it is connected
     driver: Any = (await connection.get_raw_connection()).driver_connection
     sql = f"COPY {table} ({columns}) FROM STDIN"
     with _as_sqlalchemy_errors(sql):

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
+    from dotmac.database.caching import EntityCache, SmartCache
+
 M = TypeVar("M")
 
 
@@ -28,8 +30,12 @@ def create_repository(
 
 
 def create_async_repository(
-    db: AsyncSession, model_class: type[M], tenant_id: object | None = None
+    db: AsyncSession,
+    model_class: type[M],
+    tenant_id: object | None = None,
+    *,
+    cache: SmartCache | EntityCache | None = None,
 ) -> AsyncRepository[M]:
-    """Same as `create_repository`, over an ``AsyncSession``."""
+    """Same as `create_repository`, over an ``AsyncSession``; ``cache`` as for `AsyncRepository`."""
     kind: type[AsyncRepository[Any]] = AsyncTenantRepository if tenant_id is not None else AsyncRepository
-    return kind(db, model_class, tenant_id)
+    return kind(db, model_class, tenant_id, cache=cache)
