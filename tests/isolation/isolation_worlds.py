@@ -229,12 +229,16 @@ def _placed(factories, mode):
 
 def new_factory(stack, runner, kind, url):
     """Sessions on ``url``, disposed of with ``stack``."""
+    # The next session is to get the connection that the one before it gave back.
+    arguments = {} if kind.database == "sqlite" else {"pool_use_lifo": True}
     if kind.is_async:
-        engine = (create_async_engine if kind.ours else sqlalchemy.ext.asyncio.create_async_engine)(url)
+        engine = (create_async_engine if kind.ours else sqlalchemy.ext.asyncio.create_async_engine)(
+            url, **arguments
+        )
         stack.callback(lambda: runner.run(engine.dispose()))
         plain = sqlalchemy.ext.asyncio.async_sessionmaker
     else:
-        engine = (create_engine if kind.ours else sqlalchemy.create_engine)(url)
+        engine = (create_engine if kind.ours else sqlalchemy.create_engine)(url, **arguments)
         stack.callback(engine.dispose)
         plain = sessionmaker
     return (create_session_factory if kind.ours else plain)(engine)
