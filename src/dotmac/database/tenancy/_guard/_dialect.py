@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dotmac.database.tenancy._guard._compiler import GuardedCompiler
 from dotmac.database.tenancy._guard._execution import GuardedExecution
+from dotmac.database.tenancy._guard._watch import WatchedExecution
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
@@ -19,35 +20,43 @@ _lock = threading.Lock()
 
 
 def guarded(dialect: Dialect) -> Dialect:
-    """The twin of ``dialect``, always the same one; of a twin, itself."""
-    if isinstance(dialect, _Guarded):
-        return cast("Dialect", dialect)
-    found = dialect.__dict__.get("dotmac_guarded")
+    """The twin of ``dialect`` for work of one tenant, always the same one."""
+    return _twin(dialect, "dotmac_guarded", GuardedCompiler, GuardedExecution)
+
+
+def watched(dialect: Dialect) -> Dialect:
+    """The twin of ``dialect`` for work across tenants, always the same one; only PostgreSQL needs one."""
+    if dialect.name != "postgresql":
+        return dialect
+    return _twin(dialect, "dotmac_watched", None, WatchedExecution)
+
+
+def _twin(dialect: Dialect, name: str, compiler: type[Any] | None, execution: type[Any]) -> Dialect:
+    found = dialect.__dict__.get(name)
     if found is None:
         with _lock:
+            make: Any = _twin_class  # mypy does not take classes for hashable
             state: Any = dialect
-            kind: Any = _twin_class(state.__class__, state.statement_compiler, state.execution_ctx_cls)
+            kind = make(type(state), state.statement_compiler, state.execution_ctx_cls, compiler, execution)
             found = object.__new__(kind)
             found.__dict__ = dialect.__dict__  # one state, two faces
-            dialect.__dict__.setdefault("dotmac_guarded", found)
-        found = dialect.__dict__["dotmac_guarded"]
+            found = dialect.__dict__.setdefault(name, found)
     return cast("Dialect", found)
 
 
-class _Guarded:
-    """Marks twins."""
-
-
 @lru_cache(maxsize=64)
-def _twin_class(kind: type[Any], compiler: type[Any], execution: type[Any]) -> type[Any]:
-    return type(
-        kind.__name__,
-        (_Guarded, kind),
-        {
-            "statement_compiler": type(compiler.__name__, (GuardedCompiler, compiler), {}),
-            "execution_ctx_cls": type(execution.__name__, (GuardedExecution, execution), {}),
-            "supports_statement_cache": kind.supports_statement_cache,
-            # Defined here, so that sharing __dict__ cannot put the original's back.
-            "__doc__": kind.__doc__,
-        },
-    )
+def _twin_class(
+    kind: type[Any],
+    compiler: type[Any],
+    execution: type[Any],
+    compiler_mixin: type[Any] | None,
+    execution_mixin: type[Any],
+) -> type[Any]:
+    attributes: dict[str, Any] = {
+        "execution_ctx_cls": type(execution.__name__, (execution_mixin, execution), {}),
+        "supports_statement_cache": kind.supports_statement_cache,
+        "__doc__": kind.__doc__,
+    }
+    if compiler_mixin is not None:
+        attributes["statement_compiler"] = type(compiler.__name__, (compiler_mixin, compiler), {})
+    return type(kind.__name__, (kind,), attributes)

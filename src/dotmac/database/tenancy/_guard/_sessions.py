@@ -12,7 +12,7 @@ from dotmac.database.errors import MissingTenantError, TenantError, TenantMismat
 from dotmac.database.models import describe
 from dotmac.database.models._audit import CONTEXT_OPTION
 from dotmac.database.tenancy._binding import PLACEMENT_KEY, SESSION_KEY, bound_context, context_in
-from dotmac.database.tenancy._guard._dialect import guarded
+from dotmac.database.tenancy._guard._dialect import guarded, watched
 from dotmac.database.tenancy._guard._work import Work
 from dotmac.database.tenancy._values import convert_tenant
 
@@ -58,8 +58,10 @@ def _put_under_guard(session: Session, connection: Connection) -> Work:
             borrowed.append(connection)
     connection.execution_options(**{CONTEXT_OPTION: work})
     plain = connection.engine.dialect
-    free = context_in(info).is_unscoped or not _is_on
-    connection.dialect = plain if free else guarded(plain)
+    if not _is_on:
+        connection.dialect = plain
+    else:
+        connection.dialect = watched(plain) if context_in(info).is_unscoped else guarded(plain)
     return work
 
 

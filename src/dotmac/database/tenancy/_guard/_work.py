@@ -69,6 +69,11 @@ class Work:
         if connection.dialect.name != "postgresql":
             return
         context, placement = self.context, self.placement
+        if placement is not None and placement.schema is not None and _commits_each(connection):
+            raise TenantError(
+                f"Tenant {placement.tenant_id!r} has a schema of its own, which only a transaction can be bound to; this "
+                f"connection commits each statement (AUTOCOMMIT). Use a session with transactions."
+            )
         driver: Any = connection.connection.driver_connection
         if not hasattr(driver, BEGIN_ATTRIBUTE) or _has_begun(driver):
             return  # told before the first statement
@@ -103,6 +108,14 @@ class Work:
                     cursor.close()
         self._told = (context, placement)
         self._root, self._nested = connection.get_transaction(), connection.get_nested_transaction()
+
+
+def _commits_each(connection: Connection) -> bool:
+    dialect: Any = connection.dialect
+    level = connection.get_execution_options().get("isolation_level") or getattr(
+        dialect, "_on_connect_isolation_level", None
+    )
+    return str(level).upper() == "AUTOCOMMIT"
 
 
 def _has_begun(driver: Any) -> bool:
