@@ -4,7 +4,7 @@
 They keep two counters. One checks fencing tokens and must lose nothing; the other does not, and must lose something, or the
 torture was too mild to show anything.
 
-DOTMAC_TEST_TORTURE_SECONDS says for how long; the default is 4.
+DOTMAC_TEST_TORTURE_SECONDS says for how long; the default is 3.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sqlalchemy import pool, text
 from dotmac.database.embedded import EmbeddedPostgres, EmbeddedValkey
 from dotmac.database.engine import create_engine
 
-SECONDS = float(os.environ.get("DOTMAC_TEST_TORTURE_SECONDS", "4"))
+SECONDS = float(os.environ.get("DOTMAC_TEST_TORTURE_SECONDS", "3"))
 PROCESSES = 8
 LONGEST_SECONDS = 60
 WORKER = Path(__file__).with_name("locks_worker.py")
@@ -96,7 +96,7 @@ class Counters:
     def __init__(self, url):
         self.name = f"locks_{uuid.uuid4().hex[:8]}"
         self.url = url.replace("+asyncpg", "")
-        self.engine = create_engine(url, poolclass=pool.NullPool)
+        self.engine = create_engine(url, pool_size=1, isolation_level="AUTOCOMMIT")
 
     def __enter__(self):
         self.run(
@@ -110,6 +110,7 @@ class Counters:
 
     def __exit__(self, *_):
         self.run(f"DROP TABLE {self.name}, {self.name}_unfenced, {self.name}_grants")
+        self.engine.dispose()
 
     def run(self, statements):
         with self.engine.begin() as connection:
@@ -126,6 +127,12 @@ class Counters:
         return row.writes - row.value
 
 
+def actions():
+    """Each several times in any order, and then again, so that a short run has them all."""
+    while True:
+        yield from random.sample(["kill", "pause", "outage"], counts=[1, 4, 1], k=6)
+
+
 def torment(kind, url, server, resource, *, meanwhile=lambda: time.sleep(random.uniform(0.6, 1.0))):
     outages = 0
     with Counters(resource) as counters:
@@ -135,9 +142,10 @@ def torment(kind, url, server, resource, *, meanwhile=lambda: time.sleep(random.
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             began = time.monotonic()
-            while time.monotonic() < began + SECONDS or not counters.lost():
+            for action in actions():
+                if time.monotonic() > began + SECONDS and outages and workers.kills and counters.lost():
+                    break
                 assert time.monotonic() < began + SECONDS + LONGEST_SECONDS, "too mild to show anything"
-                action = random.choices(["kill", "pause", "outage"], [1, 4, 1])[0]
                 if action == "kill":
                     workers.kill()
                 elif action == "pause":

@@ -168,11 +168,7 @@ class PgAdvisoryLock(Lock):
         return True
 
     async def _acquire_on_its_own(self) -> bool:
-        engine: Any = get_async_db_connection() if self._engine is None else self._engine
-        if not hasattr(engine, "sync_engine"):
-            engine = getattr(engine, "engine", engine)
-        if not hasattr(engine, "sync_engine"):
-            raise TypeError(f"engine is an AsyncEngine or an AsyncDatabase, not {type(engine).__name__}.")
+        engine = self._engine_to_use()
         connection: AsyncConnection | None = None
         try:
             connection = await engine.connect()
@@ -195,6 +191,13 @@ class PgAdvisoryLock(Lock):
         self._listen()
         self._watch = Watch(self._heartbeat, self._look_after)
         return True
+
+    def _engine_to_use(self) -> AsyncEngine:
+        given: Any = get_async_db_connection() if self._engine is None else self._engine
+        engine: AsyncEngine = given if hasattr(given, "sync_engine") else getattr(given, "engine", given)
+        if not hasattr(engine, "sync_engine"):
+            raise TypeError(f"engine is an AsyncEngine or an AsyncDatabase, not {type(given).__name__}.")
+        return engine
 
     async def _hold(self, connection: AsyncConnection, engine: AsyncEngine) -> bool:
         if self._level == "session" and not self._behind_session_pooler:
