@@ -133,7 +133,7 @@ def actions():
         yield from random.sample(["kill", "pause", "outage"], counts=[1, 4, 1], k=6)
 
 
-def torment(kind, url, server, resource, *, meanwhile=lambda: time.sleep(random.uniform(0.6, 1.0))):
+def torment(kind, url, server, resource, *, meanwhile=lambda _: time.sleep(random.uniform(0.6, 1.0))):
     outages = 0
     with Counters(resource) as counters:
         with Workers(kind=kind, table=counters.name, lock=url, resource=counters.url) as workers:
@@ -149,7 +149,7 @@ def torment(kind, url, server, resource, *, meanwhile=lambda: time.sleep(random.
                 if action == "kill":
                     workers.kill()
                 elif action == "pause":
-                    workers.pause(counters.row().holder, meanwhile)
+                    workers.pause(counters.row().holder, lambda: meanwhile(counters))
                 else:
                     server.kill()
                     time.sleep(random.uniform(0.1, 0.5))
@@ -185,16 +185,17 @@ def test_a_fenced_counter_loses_no_write_under_a_redis_lock(dotmac_database, val
 def test_a_fenced_counter_loses_no_write_under_an_advisory_lock(dotmac_database, postgres):
     administration = create_engine(postgres.url(driver="psycopg", role="admin"), poolclass=pool.NullPool)
 
-    def meanwhile():
+    def meanwhile(counters):
         """The pause alone takes no lock away: it lives as long as its connection."""
-        time.sleep(random.uniform(0.05, 0.2))
-        if random.random() < 0.7:
-            with administration.begin() as connection:
-                connection.execute(
-                    text(
-                        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
-                    )
-                )
-        time.sleep(random.uniform(0.05, 0.3))
+        if random.random() < 0.2:
+            time.sleep(random.uniform(0.05, 0.3))
+            return
+        with administration.begin() as connection:
+            connection.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted")
+            )
+        writes, deadline = counters.row("_unfenced").writes, time.monotonic() + 0.6
+        while counters.row("_unfenced").writes == writes and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     torment("postgresql", postgres.url(), postgres, dotmac_database.url(), meanwhile=meanwhile)
