@@ -185,6 +185,7 @@ def after_a_savepoint(stage: Stage) -> Iterator[Any]:
 @attack(35)
 def rows_in_portions(stage: Stage) -> Iterator[Any]:
     query = select(stage.model).execution_options(yield_per=1)
+    stage.session.scalars(query).all()  # a plain session is bound by its first use
     with use_context(RequestContext(tenant_id=stage.subject.other)):
         yield from (loaded_values(entity) for entity in stage.session.scalars(query))
 

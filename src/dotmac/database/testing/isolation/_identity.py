@@ -25,6 +25,9 @@ def get_by_foreign_key(stage: Stage) -> Any:
 @attack(5)
 def get_after_a_tenant_switch(stage: Stage) -> Iterator[Any]:
     key = stage.subject.key_of(stage.subject.theirs)
+    stage.session.get(
+        stage.model, stage.subject.key_of(stage.subject.mine)
+    )  # a plain session is bound by its first use
     with use_context(RequestContext(tenant_id=stage.subject.other)):
         stage.session.get(stage.model, key)
     yield stage.session.get(stage.model, key)
