@@ -12,6 +12,8 @@ import sys
 import httpx
 import pytest
 
+from dotmac.database.cli._demo_attacks import ATTACKS
+
 DEMO = [sys.executable, "-c", "from dotmac.database.cli import main; main()", "demo"]
 # Settings of the shell it is started from, which must not reach it.
 ENVIRONMENT = os.environ | {
@@ -28,7 +30,11 @@ def test_every_step_of_the_demo_holds():
     assert {step["name"]: step["failure"] for step in report["steps"] if not step["ok"]} == {}
     names = [step["name"] for step in report["steps"]]
     assert names[:4] == ["Start the servers", "Migrate", "Load", "Start the API"]
-    assert names[-1] == "Keep tenants apart"
+    assert names[-2:] == ["Keep tenants apart", "Compare isolation modes"]
+    modes = {step.pop("name"): step for step in report["modes"]["steps"]}
+    assert [step for step, cells in modes.items() if set(cells) != {"shared", "schema", "database"}] == []
+    assert {cell["holds"] for cells in modes.values() for cell in cells.values()} == {True}
+    assert report["modes"]["attacks_held"] == 3 * len(ATTACKS)
     assert done.stderr == ""
 
 

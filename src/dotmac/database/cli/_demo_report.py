@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 
 class CheckFailedError(Exception):
@@ -34,12 +34,61 @@ class StepResult:
     failure: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What one step showed in one isolation mode."""
+
+    seen: str
+    holds: bool = True
+
+
+@dataclass(slots=True)
+class ModesTable:
+    """Steps down, isolation modes across."""
+
+    modes: tuple[str, ...]
+    rows: dict[str, dict[str, Cell]] = field(default_factory=dict)
+    attacks: int = 0
+
+    def put(self, step: str, mode: str, seen: str, *, holds: bool = True) -> None:
+        """Write down what ``step`` showed in ``mode``."""
+        self.rows.setdefault(step, {})[mode] = Cell(seen, holds)
+
+    async def fill(self, step: str, mode: str, action: Awaitable[str]) -> None:
+        """Write down what ``action`` returns, or which check failed in it."""
+        try:
+            self.put(step, mode, await action)
+        except CheckFailedError as error:
+            self.put(step, mode, str(error), holds=False)
+
+    @property
+    def failures(self) -> list[str]:
+        """What did not hold, in words."""
+        return [
+            f"{step}, mode {mode}: {cell.seen}"
+            for step, cells in self.rows.items()
+            for mode, cell in cells.items()
+            if not cell.holds
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The table for programs."""
+        return {
+            "attacks_held": self.attacks,
+            "steps": [
+                {"name": step} | {mode: asdict(cell) for mode, cell in cells.items()}
+                for step, cells in self.rows.items()
+            ],
+        }
+
+
 @dataclass(slots=True)
 class Report:
     """Steps as they happen; ``show`` is called with each."""
 
     show: Callable[[StepResult], object]
     steps: list[StepResult] = field(default_factory=list)
+    modes: ModesTable | None = None
     started: float = field(default_factory=time.perf_counter)
 
     def run(self, name: str, action: Callable[[], str]) -> bool:
@@ -74,4 +123,4 @@ class Report:
                 asdict(step) | {"seconds": round(step.seconds, 3), "ok": step.failure is None}
                 for step in self.steps
             ],
-        }
+        } | ({} if self.modes is None else {"modes": self.modes.as_dict()})

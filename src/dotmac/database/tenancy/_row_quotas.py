@@ -66,6 +66,8 @@ def install_counters(connection: Connection, options: DirectoryOptions) -> None:
         f"CREATE TABLE IF NOT EXISTS {admin}.tenant_rows (tenant_id varchar(255) NOT NULL, table_name varchar(63) NOT NULL, "
         f"row_limit bigint NOT NULL, row_count bigint NOT NULL, PRIMARY KEY (tenant_id, table_name))"
     )
+    # The doctor knows it by this, and looks whether it is the owner's alone.
+    connection.exec_driver_sql(f"COMMENT ON TABLE {admin}.tenant_rows IS 'dotmac: rows counted for quotas'")
     script = _FUNCTION_SQL.format(admin=admin, state=ROWS_EXCEEDED)
     connection.exec_driver_sql(script, execution_options={"no_parameters": True})
     # It runs with its owner's rights: only triggers may call it.

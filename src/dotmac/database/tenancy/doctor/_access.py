@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dotmac.database.tenancy._policies import table_target
 from dotmac.database.tenancy._session_context import quoted_identifier
@@ -10,7 +10,7 @@ from dotmac.database.tenancy.doctor._finding import Finding, Severity
 from dotmac.database.tenancy.doctor._row_security import grantees
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from dotmac.database.tenancy.doctor._facts import DatabaseFacts
 
@@ -119,6 +119,12 @@ def check_views(facts: DatabaseFacts) -> Iterator[Finding]:
             )
 
 
+def _severity_of(function: Mapping[str, Any]) -> Severity:
+    if function.get("is_for_triggers") and function["is_pinned"]:
+        return Severity.INFO  # nobody but its owner can call it, or put it on a table
+    return Severity.ERROR if function["is_exempt"] else Severity.WARNING
+
+
 def check_functions(facts: DatabaseFacts) -> Iterator[Finding]:
     """Functions that run with another's rights, or find tables by the caller's search_path."""
     for function in facts.functions:
@@ -131,11 +137,12 @@ def check_functions(facts: DatabaseFacts) -> Iterator[Finding]:
             )
             yield Finding(
                 "function-of-owner",
-                Severity.ERROR if function["is_exempt"] else Severity.WARNING,
+                _severity_of(function),
                 signature,
                 f"It runs with the rights of its owner {function['owner']}"
                 + (", whom no policy binds." if function["is_exempt"] else ".")
-                + pinned,
+                + pinned
+                + (" Only triggers can run it." if function.get("is_for_triggers") else ""),
                 (f"ALTER {function['kind']} {signature} SECURITY INVOKER",),
             )
         if not function["is_pinned"]:

@@ -54,7 +54,12 @@ SELECT CAST(n.nspname AS text) AS schema, CAST(c.relname AS text) AS name, CAST(
        coalesce(k.collisdeterministic, true) AS is_deterministic,
        coalesce((c.oid, a.attnum) IN (SELECT i.indrelid, i.indkey[0] FROM pg_index i
                                       WHERE i.indisvalid AND i.indpred IS NULL), false) AS is_indexed,
-       {_GRANTEES.format(acl="c.relacl", owner="c.relowner", privileges="'TRUNCATE'")} AS truncaters
+       {_GRANTEES.format(acl="c.relacl", owner="c.relowner", privileges="'TRUNCATE'")} AS truncaters,
+       coalesce(obj_description(c.oid, 'pg_class') = 'dotmac: rows counted for quotas', false) AND NOT (
+         EXISTS (SELECT FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner)
+         OR EXISTS (SELECT FROM pg_attribute g, aclexplode(g.attacl) x WHERE g.attrelid = c.oid AND x.grantee <> c.relowner)
+         OR EXISTS (SELECT FROM pg_roles r WHERE {_ROLE}
+                    AND has_table_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE'))) AS is_counters
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles o ON o.oid = c.relowner
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = :column AND NOT a.attisdropped
 LEFT JOIN pg_collation k ON k.oid = a.attcollation
@@ -94,7 +99,9 @@ SELECT CAST(n.nspname AS text) AS schema, format('%I.%I(%s)', n.nspname, p.prona
            pg_get_function_identity_arguments(p.oid)) AS signature,
        CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END AS kind, p.prosecdef AS is_definer,
        {_EXEMPT} AS is_exempt, CAST(o.rolname AS text) AS owner,
-       EXISTS (SELECT FROM unnest(p.proconfig) s WHERE s LIKE 'search\\_path=%') AS is_pinned
+       EXISTS (SELECT FROM unnest(p.proconfig) s WHERE s LIKE 'search\\_path=%') AS is_pinned,
+       p.prorettype = CAST('trigger' AS regtype) AND p.proacl IS NOT NULL
+         AND NOT EXISTS (SELECT FROM aclexplode(p.proacl) x WHERE x.grantee <> p.proowner) AS is_for_triggers
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_roles o ON o.oid = p.proowner
 JOIN pg_language l ON l.oid = p.prolang
 WHERE p.prokind IN ('f', 'p') AND l.lanname IN ('sql', 'plpgsql') AND {_OURS.format(object="p", catalog="pg_proc")}
