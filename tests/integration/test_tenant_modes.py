@@ -22,7 +22,12 @@ from dotmac.database import (
     use_context,
     uuid7,
 )
-from dotmac.database.errors import QuotaExceededError, TenantNotFoundError, TenantSuspendedError
+from dotmac.database.errors import (
+    QuotaExceededError,
+    TenantNotFoundError,
+    TenantSuspendedError,
+    UnprovableStatementError,
+)
 from dotmac.database.tenancy import (
     BlockingTenantDirectory,
     DirectoryOptions,
@@ -105,6 +110,22 @@ async def test_the_same_code_serves_each_mode(database, tenant):
     with use_context(RequestContext(tenant_id="t-other")):
         async with database.create_session() as session:
             assert await create_async_repository(session, Note).get_by_id(made.id) is None
+
+
+async def test_raw_sql_reaches_no_other_tenants_schema(database, tenant):
+    async with database.create_session() as session:
+        with pytest.raises(UnprovableStatementError, match="tenant_second"):
+            await session.execute(text("SELECT body FROM tenant_second.tenant_modes_notes"))
+
+
+async def test_raw_sql_may_name_a_table_in_front_of_its_columns(database):
+    with use_context(RequestContext(tenant_id="t-shared")):
+        async with database.create_session() as session:
+            note = await create_async_repository(session, Note).create({"body": "named"})
+            statement = text(
+                "SELECT tenant_modes_notes.body FROM tenant_modes_notes WHERE tenant_modes_notes.id = :id"
+            )
+            assert (await session.execute(statement, {"id": note.id})).scalars().all() == ["named"]
 
 
 async def test_a_batch_may_be_the_first_statement_of_a_session(database, tenant):

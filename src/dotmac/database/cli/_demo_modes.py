@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from dotmac.database.cli._demo_attacks import attack
 from dotmac.database.cli._demo_report import CheckFailedError, ModesTable, require
 from dotmac.database.context import RequestContext, use_context
 from dotmac.database.engine import AsyncDatabase
-from dotmac.database.models import Base, TenantAwareMixin
+from dotmac.database.models import Base, TenantAwareMixin, uuid7
 from dotmac.database.query import PaginationParams, QueryFilter, QueryOptions
 from dotmac.database.repository import create_async_repository
 from dotmac.database.tenancy import DirectoryOptions, TenantDirectory, enable_row_level_security, schema_name
@@ -46,6 +47,7 @@ class Note(ModesBase, TenantAwareMixin):
 
     __tablename__ = "demo_notes"
 
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid7)
     title: Mapped[str] = mapped_column(String(80))
     status: Mapped[str] = mapped_column(String(20), default="open")
 
@@ -91,7 +93,7 @@ async def update_notes(session: AsyncSession) -> str:
 
 
 def _having(field: str, value: str) -> QueryOptions:
-    return QueryOptions(filters=[QueryFilter(field=field, value=value)])
+    return QueryOptions(filters=(QueryFilter(field=field, value=value),))
 
 
 async def page_notes(session: AsyncSession) -> str:
@@ -184,8 +186,8 @@ async def _provision(postgres: EmbeddedPostgres, opened: AsyncExitStack) -> _Ser
     await directory.install()
     for mode in MODES:
         for tenant_id in (_tenant(mode), _neighbour(mode)):
-            connection = _database_of(tenant_id) if mode == "database" else None
-            await directory.create(tenant_id, mode=mode, tenant_id=tenant_id, connection=connection)
+            own = _database_of(tenant_id) if mode == "database" else None
+            await directory.create(tenant_id, mode=mode, tenant_id=tenant_id, connection=own)
     tenants = TenantDirectory(applications[_DATABASE], options)
     application = await opened.enter_async_context(
         AsyncDatabase(applications[_DATABASE].settings, tenants=tenants, databases=applications)

@@ -146,6 +146,9 @@ def _doubtful_in(seen: RawSql, beside: set[str], work: Work) -> set[Table]:
         raise _refusal(f"{seen.meddles} is not one tenant's business", named)
     placement = work.placement
     if placement is None or placement.mode is IsolationMode.SHARED:
+        others = {name for name in seen.schemas if name.startswith("tenant_") and not divided_by_name(name)}
+        if named and others:  # the server is asked about the shared table of that name, not about this one
+            raise _refusal(f"it names the schema {min(others)!r}", named)
         return named
     own = {placement.schema, placement.shared_schema}
     foreign = {name for name in seen.schemas if name not in own and _may_be_schema(name)}
