@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import uuid
+import uuid  # noqa: TC003 - the mapper evaluates annotations
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
