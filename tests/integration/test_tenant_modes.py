@@ -35,6 +35,7 @@ from dotmac.database.tenancy import (
     TenantDirectory,
     enable_row_level_security,
 )
+from dotmac.database.tenancy.doctor import Severity, examine
 
 
 class Modes(Base):
@@ -205,3 +206,29 @@ async def test_statements_that_a_driver_prepared_for_one_schema_serve_the_next(d
                             kept = await notes.create({"body": f"{driver} {number}"})
                             assert {note.tenant_id for note in await notes.list()} == {tenant_id}
                             assert await notes.get_by_id(kept.id) == kept
+
+
+@pytest.mark.parametrize(
+    ("change", "codes"),
+    [
+        ("SELECT 1", []),
+        ("GRANT SELECT ON admin.tenant_rows TO PUBLIC", ["rls-off"]),
+        ("GRANT SELECT (row_count) ON admin.tenant_rows TO PUBLIC", ["rls-off"]),
+        ("GRANT EXECUTE ON FUNCTION admin.count_tenant_rows() TO PUBLIC", ["function-of-owner"]),
+        ("ALTER FUNCTION admin.count_tenant_rows() RESET search_path", ["function-of-owner"]),
+    ],
+)
+async def test_the_doctor_trusts_the_directory_while_it_is_its_owners_alone(
+    dotmac_postgres, made, change, codes
+):
+    async with (
+        AsyncDatabase(dotmac_postgres.url(made)) as application,
+        AsyncDatabase(dotmac_postgres.url(made, role="admin")) as administrator,
+        administrator.engine.connect() as connection,
+    ):
+        async with application.engine.connect() as other:
+            app = (await other.execute(text("SELECT current_user"))).scalar_one()
+        await connection.execute(text(change))  # rolled back
+        findings = await connection.run_sync(lambda sync: examine(sync, Modes.metadata, roles=[app]))
+        errors = [finding for finding in findings if finding.severity is Severity.ERROR]
+        assert [finding.code for finding in errors if "admin" in finding.object] == codes
