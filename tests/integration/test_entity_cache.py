@@ -38,7 +38,9 @@ from dotmac.database import (
     use_context,
 )
 from dotmac.database.caching import CachePolicy, EntityCache, SmartCache
+from dotmac.database.caching import _entity_sql as entity_sql
 from dotmac.database.caching import _entity_writes as entity_writes
+from dotmac.database.embedded import EmbeddedValkey
 from dotmac.database.errors import EntityNotFoundError
 
 PATIENT = CachePolicy(timeout_seconds=10)
@@ -110,11 +112,11 @@ async def client(redis_url):
 class World:
     """A tenant with a member and a note, sessions, and a cache that has both."""
 
-    def __init__(self, engine, client):
+    def __init__(self, engine, client, policy=PATIENT):
         self.engine = engine
         self.sessions = create_session_factory(engine)
         prefix = f"entities-{uuid.uuid4().hex}"
-        self.cache = SmartCache("rows", ttl=600, policy=PATIENT, client=client, prefix=prefix)
+        self.cache = SmartCache("rows", ttl=600, policy=policy, client=client, prefix=prefix)
         self.members = EntityCache.of(self.cache, Member)
         self.notes = EntityCache.of(self.cache, Note)
         self.countries = EntityCache.of(self.cache, Country)
@@ -294,19 +296,21 @@ async def test_a_committed_change_is_seen_and_never_earlier(world, write):
 
 
 @pytest.mark.parametrize("write", WRITES)
-@pytest.mark.parametrize("how", ["transaction", "savepoint"])
-async def test_a_change_that_is_rolled_back_removes_nothing(world, write, how):
+async def test_a_change_that_is_rolled_back_is_read_inside_and_removes_nothing(world, write):
     old = await world.read()
-    async with world.session() as session:
-        if how == "transaction":
-            await write(world, session)
-            await session.rollback()
-        else:
-            savepoint = await session.begin_nested()
-            await write(world, session)
-            await savepoint.rollback()
-            await session.commit()
     before = world.hits()
+    async with world.session() as session:
+        await write(world, session)
+        if write is not unflushed:
+            session.expunge_all()
+        mine = await world.repository(session).get_by_id(world.member_id)
+        assert mine is None or (mine.name, mine.email) != old[0]
+        await session.rollback()
+        savepoint = await session.begin_nested()
+        await write(world, session)
+        await savepoint.rollback()
+        await session.commit()
+    assert world.hits() == before
     assert await world.read() == old
     assert world.hits() == before + 2
 
@@ -326,21 +330,6 @@ async def test_a_change_in_a_savepoint_counts_once_the_transaction_is_committed(
         assert world.hits() == before + 2
         await session.commit()
     assert await world.read() == await world.read(cached=False) != old
-
-
-@pytest.mark.parametrize("write", WRITES)
-async def test_a_transaction_reads_its_own_changes_and_keeps_them_to_itself(world, write):
-    old = await world.read()
-    async with world.session() as session:
-        repository = world.repository(session)
-        before = world.hits()
-        await write(world, session)
-        session.expunge_all() if write is not unflushed else None
-        mine = await repository.get_by_id(world.member_id)
-        assert mine is None or (mine.name, mine.email) != old[0]
-        assert world.hits() == before
-        await session.rollback()
-    assert await world.read() == old
 
 
 RAW = {
@@ -623,3 +612,103 @@ async def test_inserting_costs_the_cache_nothing(world):
     before = world.hits()
     await world.read()
     assert world.hits() == before + 2
+
+
+async def test_a_flush_removes_its_rows_and_no_others(world):
+    async with world.session() as session:
+        other = await create_async_repository(session, Member).create({"email": "b@acme.test"})
+        await session.commit()
+        other_id = other.id
+        session.expunge_all()
+        for _ in range(2):
+            session.expunge_all()
+            await world.repository(session).get_by_id(other_id)
+    before = world.hits()
+    async with world.session() as session:
+        (await session.get(Member, (TENANT, other_id))).name = "new"
+        await session.commit()
+    assert await world.read() == (("old", world.email), "old")
+    assert world.hits() == before + 2
+    async with world.session() as session:
+        assert (await world.repository(session).get_by_id(other_id)).name == "new"
+
+
+def blind_to_statements(monkeypatch):
+    monkeypatch.setattr(entity_writes.Writes, "saw", lambda *_arguments: None)
+
+
+def blind_to_entities(monkeypatch):
+    monkeypatch.setattr(entity_writes.Level, "explain_nothing", lambda level: level.sent.clear())
+    monkeypatch.setattr(
+        entity_writes.Writes, "after_flush", lambda writes, _flush: writes._level().sent.clear()
+    )
+
+
+def blind_to_foreign_keys(monkeypatch):
+    monkeypatch.setattr(entity_sql.Reach, "is_reached", lambda *_arguments: False)
+    entity_writes._verdict_kept.cache_clear()
+
+
+def forgetful_of_savepoints(monkeypatch):
+    monkeypatch.setattr(entity_writes.Level, "take", lambda *_arguments: None)
+
+
+async def in_savepoint(world, session):
+    async with session.begin_nested():
+        await orm_update(world, session)
+
+
+@pytest.mark.parametrize(
+    ("mutate", "write"),
+    [
+        (blind_to_statements, orm_update),
+        (blind_to_statements, connection_update),
+        (blind_to_entities, flush),
+        (blind_to_entities, repository_update),
+        (blind_to_foreign_keys, orm_set_delete),
+        (forgetful_of_savepoints, in_savepoint),
+    ],
+)
+async def test_each_part_is_needed(world, monkeypatch, mutate, write):
+    mutate(monkeypatch)
+    async with world.session() as session:
+        await write(world, session)
+        await session.commit()
+    assert await world.read() != await world.read(cached=False)
+
+
+async def test_a_cancelled_commit_has_removed_what_it_committed(world, monkeypatch):
+    old = await world.read()
+    async with world.session() as session:
+        await repository_update(world, session)
+        task = asyncio.create_task(session.commit())
+        settle = world.members.settle
+
+        async def settle_and_cancel(*given):
+            task.cancel()
+            await settle(*given)
+
+        monkeypatch.setattr(world.members, "settle", settle_and_cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await world.read() == await world.read(cached=False) != old
+    assert world.engine.pool.checkedout() == 0
+
+
+async def test_what_redis_could_not_be_told_is_read_from_the_database(engine, caplog):
+    with EmbeddedValkey(tcp=True) as server:
+        async with Redis.from_url(server.tcp_url) as client, Redis.from_url(server.tcp_url) as operator:
+            world = World(engine, client, CachePolicy(timeout_seconds=1))
+            await world.create()
+            await world.warm()
+            await operator.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+            async with world.session() as session:
+                await repository_update(world, session)
+                await session.commit()
+            assert "could not be told" in caplog.text
+            assert (await world.read())[0][0] == "new"
+            await operator.execute_command("CLIENT", "UNPAUSE")
+            world.members.server.breaker.reset()
+            assert (await world.read())[0][0] == "new"
+            await world.warm()
+            assert (await world.read())[0][0] == "new"
