@@ -36,7 +36,6 @@ class Ship(Base):
     [
         ("announced", "alive", "all"),
         ("announced", "killed", "flushed"),
-        ("unannounced", "alive", "all"),
         ("unannounced", "killed", "old"),  # what the announcement is good for
     ],
 )
