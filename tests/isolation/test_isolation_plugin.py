@@ -52,7 +52,15 @@ def test_isolation(dotmac_attack):
 
 def test_the_plugin_runs_one_test_for_each_attack(pytester):
     pytester.makepyfile(PROJECT)
-    result = pytester.runpytest_inprocess("-q", "-k", "bulk or 01 or get", "-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess(
+        "-q",
+        "-k",
+        "bulk or 01 or get",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "asyncio_default_fixture_loop_scope=function",
+    )
     found = result.parseoutcomes()
     assert found["passed"] > 20
     assert "failed" not in found

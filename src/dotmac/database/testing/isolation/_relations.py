@@ -303,6 +303,13 @@ def child_of_a_foreign_parent(stage: Stage) -> Any:
     ]
     if not carrying:
         raise NotApplicableError("no reference of its carries the tenant: see tenant_foreign_key")
+    if stage.dialect == "sqlite":
+        cursor: Any = stage.session.connection().connection.cursor()
+        cursor.execute("PRAGMA foreign_keys")
+        if not cursor.fetchone()[0]:
+            raise NotApplicableError(
+                "this SQLite checks no references: our engines let it, by PRAGMA foreign_keys"
+            )
     row = subject.fresh(subject.tenant)
     for constraint in carrying:
         for column in constraint.columns:
