@@ -122,7 +122,7 @@ async def settled(cache):
     async with asyncio.timeout(20):
         while link.debts:
             try:
-                await link.settle()
+                await link.settle(2)
             except CacheUnavailableError:
                 await asyncio.sleep(0.05)
                 link.exchange._send.breaker.reset()
@@ -160,6 +160,32 @@ async def test_what_could_not_be_changed_does_not_come_back_with_redis(make_cach
     proxy.heal()
     await settled(cache)
     assert await patient.get("user", 1, default=MISSING) is MISSING
+
+
+async def test_what_is_owed_to_a_silent_redis_costs_no_caller_more_than_the_deadline(make_cache, proxy):
+    patient, cache = make_cache(10), make_cache(0.1)
+    await patient.set_many({"a": "old", "b": "kept"})
+    proxy.black_hole()
+    assert await cache.set("a", "new") is False
+    async with asyncio.timeout(1.9):  # less than what is spent on it behind the callers
+        for _ in range(3):
+            assert await asyncio.gather(*[cache.get("b") for _ in range(20)]) == [None] * 20
+    assert await cache.delete("b") is False
+    proxy.heal()
+    await settled(cache)
+    assert await patient.get_many(["a", "b"]) == {}
+
+
+async def test_callers_at_once_share_one_removal_of_what_is_owed(make_cache, proxy):
+    patient, cache = make_cache(10), make_cache(0.1)
+    await patient.set_many({"a": "old", "b": "kept"})
+    proxy.black_hole()
+    assert await cache.delete("a") is False
+    proxy.cut_all()
+    proxy.heal()
+    patient._link().exchange._send.breaker.reset()
+    assert await asyncio.gather(*[patient.get_many(["a", "b"]) for _ in range(20)]) == [{"b": "kept"}] * 20
+    assert (await patient.get_stats())["errors"] == 0
 
 
 async def test_more_than_can_be_remembered_makes_the_whole_space_invalid(make_cache, proxy):

@@ -126,6 +126,28 @@ async def test_a_load_that_began_before_an_invalidation_is_not_stored(make_cache
     assert (await cache.get_stats())["refused"] == 1
 
 
+async def test_a_load_is_not_stored_when_its_unknown_tag_is_invalidated_meanwhile(make_cache):
+    cache, old = make_cache(), Source("old")
+    before = asyncio.create_task(cache.get_or_load("a", old, tags=["red"]))
+    await old.started.wait()
+    await cache.invalidate_tags("red")
+    old.release.set()
+    assert await before == "old"
+    assert await cache.get_or_load("a", lambda: "new", tags=["red"]) == "new"
+
+
+async def test_a_tag_that_was_unknown_once_does_not_refuse_loads_for_the_sake_of_others(make_cache):
+    cache = make_cache()
+
+    async def load():
+        await cache.invalidate_tags("another")
+        return "loaded"
+
+    await cache.get_or_load("a", load, tags=["red"])
+    await cache.get_or_load("a", load, tags=["red"])
+    assert await cache.get("a") == "loaded"
+
+
 async def test_a_value_set_during_a_load_is_not_overwritten(make_cache):
     cache, old = make_cache(), Source("old")
     loading = asyncio.create_task(cache.get_or_load("a", old))
@@ -170,6 +192,23 @@ async def test_within_the_soft_timeout_the_new_value_is_waited_for(make_cache, c
     await cache.set("a", "old")
     await expire(client, cache, "a")
     assert await cache.get_or_load("a", lambda: "new") == "new"
+
+
+async def test_a_refresh_that_is_older_than_the_stale_value_is_not_waited_for_in_vain(make_cache, client):
+    cache, old = make_cache(stale_seconds=60, soft_timeout=0.01), Source("first")
+    patient = make_cache(stale_seconds=60, soft_timeout=30)
+    await cache.set("a", "first")
+    await expire(client, cache, "a")
+    assert await cache.get_or_load("a", old) == "first"
+    await old.started.wait()
+    await cache.set("a", "second")
+    await expire(client, cache, "a")
+    reading = asyncio.create_task(patient.get_or_load("a", lambda: "second"))
+    async with asyncio.timeout(10):
+        while not patient._space().counters.coalesced:  # noqa: ASYNC110 - counted as it begins to wait
+            await asyncio.sleep(0)
+    old.release.set()
+    assert await reading == "second"
 
 
 async def test_a_stale_value_is_given_when_loading_fails(make_cache, client):

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from dotmac.database import RequestContext, use_context
 from dotmac.database.caching import MISSING, CachePolicy, SmartCache
+from dotmac.database.caching._link import linked
 from dotmac.database.errors import MissingTenantError, ValidationError
 
 PATIENT = CachePolicy(timeout_seconds=10)
@@ -93,6 +94,35 @@ async def test_a_tag_that_redis_has_evicted_invalidates_what_bears_it(cache, cli
     assert await cache.get("a") == 1
     await client.delete(f"{prefix}:{{users}}:t:red")
     assert await cache.get("a") is None
+
+
+async def test_what_was_invalidated_stays_so_when_its_evicted_tag_is_used_again(cache, client, prefix):
+    await cache.set("a", 1, tags=["red"])
+    await cache.invalidate_tags("red")
+    await client.delete(f"{prefix}:{{users}}:t:red")
+    await cache.set("b", 2, tags=["red"])
+    assert await cache.get_many("ab") == {"b": 2}
+    assert await cache.get_or_load("c", lambda: 3, tags=["red"]) == 3
+    assert await cache.get_many("abc") == {"b": 2, "c": 3}
+
+
+async def test_a_damaged_copy_in_memory_is_a_counted_miss(client, prefix):
+    policy = CachePolicy(timeout_seconds=10, memory_seconds=60)
+    cache = SmartCache("users", policy=policy, client=client, prefix=prefix)
+    await cache.set("a", {"n": 1})
+    await cache.get("warm-up")
+    await cache._link().copies(cache._spaces[None].scope).serves()
+    key = f"{prefix}:{{users}}:v:a"
+    stored = await client.get(key)
+    await client.set(key, stored[:-3] + b"\xff\xff\xff", keepttl=True)
+    assert await cache.get("a", default=MISSING) is MISSING  # and it is kept in memory
+    assert await cache.get("a", default=MISSING) is MISSING
+    assert await cache.get_or_load("a", lambda: 2) == 2
+    assert await cache.get("a") == 2
+    stats = await cache.get_stats()
+    assert stats["errors"] >= 3
+    assert (stats["misses"], stats["loads"]) == (4, 1)
+    await linked(client).close()
 
 
 async def test_generations_that_redis_has_evicted_invalidate_everything(cache, client, prefix):

@@ -110,6 +110,19 @@ class Person(pydantic.BaseModel):
     photo: bytes = b"\xff"
 
 
+class Hooked(pydantic.BaseModel):
+    """Whose hook reads its fields and keeps something of its own."""
+
+    model_config = pydantic.ConfigDict(frozen=True)
+
+    width: int
+    label: str = "none"
+    _double: int = pydantic.PrivateAttr(0)
+
+    def model_post_init(self, _context):
+        self._double = self.width * 2
+
+
 class Crate(BaseModel):
     __tablename__ = "codec_crates"
 
@@ -134,6 +147,15 @@ def test_pydantic_models_come_back_with_what_they_hold():
     back = MODELS.decode(*MODELS.encode(person))
     assert back == person
     assert (back.model_fields_set, back.addresses[0].floor) == ({"addresses"}, 3)
+
+
+def test_a_pydantic_model_keeps_what_its_hook_made_and_the_hook_does_not_run_again():
+    codec = Codec(Models([Hooked]))
+    made = Hooked(width=2)
+    made._double = 5
+    back = codec.decode(*codec.encode(made))
+    assert back == made
+    assert (back._double, back.model_fields_set, hash(back)) == (5, {"width"}, hash(made))
 
 
 def test_entities_come_back_detached_by_their_columns():

@@ -211,7 +211,7 @@ class SmartCache:
         link = self._link()
         try:
             if link.debts:
-                await link.settle()
+                await link.settle(self.policy.timeout_seconds)
             mark = await self._store.write(link.exchange, space.scope, text, form, body, life, tuple(tags))
             if mark or self._has_memory:
                 await self._announce(link, space, [text], mark)
@@ -269,7 +269,7 @@ class SmartCache:
         link = self._link()
         try:
             if link.debts:
-                await link.settle()
+                await link.settle(self.policy.timeout_seconds)
             entries = await self._store.read_many(link.exchange, space.scope, texts, space.counters)
         except CacheUnavailableError:
             space.counters.errors += 1
@@ -298,7 +298,7 @@ class SmartCache:
         link = self._link()
         try:
             if link.debts:
-                await link.settle()
+                await link.settle(self.policy.timeout_seconds)
             mark = await self._store.write_many(link.exchange, space.scope, entries)
             await self._announce(link, space, [text for text, *_ in entries], mark)
         except CacheUnavailableError:
@@ -323,7 +323,7 @@ class SmartCache:
         link = self._link()
         try:
             if link.debts:
-                await link.settle()
+                await link.settle(self.policy.timeout_seconds)
             gone, mark = await self._store.delete(link.exchange, space.scope, texts)
             await self._announce(link, space, texts, mark)
         except CacheUnavailableError:
@@ -342,7 +342,7 @@ class SmartCache:
         link = self._link()
         try:
             if link.debts:
-                await link.settle()
+                await link.settle(self.policy.timeout_seconds)
             gone, mark = await self._store.invalidate_matching(link.exchange, space.scope, glob)
             await self._announce(link, space, None, mark)
         except CacheUnavailableError:
@@ -357,7 +357,7 @@ class SmartCache:
         space, link = self._space(), self._link()
         try:
             if link.debts:
-                await link.settle()
+                await link.settle(self.policy.timeout_seconds)
             mark = await self._store.invalidate_scope(link.exchange, space.scope)
             await self._announce(link, space, None, mark)
         except CacheUnavailableError:
@@ -371,7 +371,7 @@ class SmartCache:
         space, link = self._space(), self._link()
         try:
             if link.debts:
-                await link.settle()
+                await link.settle(self.policy.timeout_seconds)
             mark = await self._store.invalidate_tags(link.exchange, space.scope, tags)
             await self._announce(link, space, None, mark)
         except CacheUnavailableError:
@@ -383,7 +383,7 @@ class SmartCache:
         space, link = self._space(), self._link()
         try:
             if link.debts:
-                await link.settle()
+                await link.settle(self.policy.timeout_seconds)
             gone, mark = await self._store.purge(link.exchange, space.scope)
             await self._announce(link, space, None, mark)
         except CacheUnavailableError:
@@ -402,7 +402,7 @@ class SmartCache:
         link, token = self._link(), uuid.uuid4().hex
         try:
             if link.debts:
-                await link.settle()
+                await link.settle(self.policy.timeout_seconds)
             # Whatever is there now is replaced by what is loaded from now on.
             begun = await self._store.begin_anew(
                 link.exchange, space.scope, text, token, self.policy.lease_seconds
@@ -542,7 +542,7 @@ class SmartCache:
     async def _read(self, link: Link, space: _Space, text: str) -> Entry | None:
         """The entry in Redis, of which a copy is kept if this cache keeps copies."""
         if link.debts:
-            await link.settle()
+            await link.settle(self.policy.timeout_seconds)
         if not self._has_memory:
             return await self._store.read(link.exchange, space.scope, text, space.counters)
         memory, copies = self._memory(link), link.copies(space.scope)
@@ -564,11 +564,18 @@ class SmartCache:
         """The value in this process's memory, or MISSING."""
         now = time.monotonic()
         if link.copies(space.scope).served_until > now:
-            entry = self._memory(link).get(space.scope.values + text, now)
+            memory, key = self._memory(link), space.scope.values + text
+            entry = memory.get(key, now)
             if entry is not None:
+                try:
+                    value = self._codec.decode(entry.form, entry.body)
+                except DamagedValueError:
+                    space.counters.errors += 1
+                    memory.drop([key])
+                    return MISSING
                 space.counters.hits += 1
                 space.counters.memory_hits += 1
-                return self._codec.decode(entry.form, entry.body)
+                return value
         return MISSING
 
     def _memory(self, link: Link) -> Memory:

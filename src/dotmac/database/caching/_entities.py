@@ -17,7 +17,7 @@ from sqlalchemy.types import Integer, LargeBinary, String, TypeDecorator
 from dotmac.database.caching._client import get_redis_client
 from dotmac.database.caching._codec import Codec, DamagedValueError
 from dotmac.database.caching._entity_sql import Reach
-from dotmac.database.caching._entity_store import EntityStore
+from dotmac.database.caching._entity_store import CHANGE_SECONDS, EntityStore
 from dotmac.database.caching._envelope import Envelope
 from dotmac.database.caching._exchange import CacheUnavailableError
 from dotmac.database.caching._freshness import CachePolicy, Duration, lifetime, seconds_of
@@ -189,7 +189,7 @@ class EntityCache:
         link, counters = self._link(), self._counters
         try:
             if link.debts:
-                await link.settle()
+                await link.settle(self.policy.timeout_seconds)
             _, entry = await self._store.read_row(link.exchange, self._scope, text, counters)
         except CacheUnavailableError:
             counters.errors += 1
@@ -210,7 +210,7 @@ class EntityCache:
         link, token = self._link(), uuid.uuid4().hex
         try:
             if link.debts:
-                await link.settle()
+                await link.settle(self.policy.timeout_seconds)
             version = await self._store.begin_row(
                 link.exchange, self._scope, text, token, self.policy.lease_seconds
             )
@@ -279,7 +279,7 @@ class EntityCache:
         link = self._link()
         try:
             if link.debts:
-                await link.settle()
+                await link.settle(CHANGE_SECONDS)
             await self._store.settle(link.exchange, self._scope, texts, token)
         except CacheUnavailableError:
             self._counters.errors += 1

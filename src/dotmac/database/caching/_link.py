@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from dotmac.database.transactions import CircuitBreaker
 
 _COLLECT_SECONDS = 1.0
+_PATIENT_SECONDS = 2.0
 _lock = threading.Lock()
 
 
@@ -45,7 +47,8 @@ class Link:
         self._copies: dict[str, Copies] = {}
         self._client = client
         self._background: set[asyncio.Task[Any]] = set()
-        self._settling = asyncio.Lock()
+        self._settling: asyncio.Task[None] | None = None
+        self._settling_since = 0.0
         self._collector: asyncio.Task[None] | None = None
 
     def start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
@@ -73,23 +76,35 @@ class Link:
         if self._collector is None or self._collector.done():
             self._collector = self.start(self._collect(), "dotmac-cache-debts")
 
-    async def settle(self) -> None:
-        """Remove what is owed, before anything else is asked.
+    async def settle(self, timeout_seconds: float) -> None:
+        """Remove what is owed, before anything else is asked. All who ask share one attempt.
 
         Raises:
-            CacheUnavailableError: Redis does not answer yet.
+            CacheUnavailableError: Redis did not do it in that time, counted from when the attempt began: whoever comes
+                later to one that hangs does not wait at all.
         """
-        async with self._settling:
-            for scope, texts in self.debts.open_ones():
-                mark = await remove_owed(self.exchange, scope, texts)
-                await self.copies(scope).changed(None, scope.tag, mark)
-                self.debts.paid(scope, texts)
+        while self.debts:
+            if self._settling is None or self._settling.done():
+                self._settling = self.start(self._remove_all_owed(timeout_seconds), "dotmac-cache-settle")
+                self._settling_since = time.monotonic()
+            settling = self._settling
+            patience = self._settling_since + timeout_seconds - time.monotonic()
+            await asyncio.wait({settling}, timeout=max(patience, 0.0))
+            if not settling.done() or settling.cancelled():
+                raise CacheUnavailableError("What it missed while it was away is still to be removed.")
+            settling.result()
+
+    async def _remove_all_owed(self, timeout_seconds: float) -> None:
+        for scope, texts in self.debts.open_ones():
+            mark = await remove_owed(self.exchange, scope, texts, timeout_seconds)
+            await self.copies(scope).changed(None, scope.tag, mark)
+            self.debts.paid(scope, texts)
 
     async def _collect(self) -> None:
         while self.debts:
             await asyncio.sleep(_COLLECT_SECONDS)
             with suppress(CacheUnavailableError):
-                await self.settle()
+                await self.settle(_PATIENT_SECONDS)
 
     async def close(self) -> None:
         """Cancel what runs, and end the subscriptions."""

@@ -154,13 +154,19 @@ class Loading:
         """The stale value, unless the load that it sets off ends well within the soft timeout."""
         name = f"{request.scope.values}{request.text} refresh"
         flight = link.flights.get(name)
-        if flight is None:
+        joined = 0
+        if flight is not None:
+            joined = flight.step
+        else:
             flight = self._take_off(link, name, lambda flight: self._load(flight, link, request, entry))
             flight.task.add_done_callback(lambda task: _note_failure(task, request))  # type: ignore[union-attr] # it took off
         if self._policy.soft_timeout and flight.task is not None:
+            request.counters.coalesced += joined > 0
             await asyncio.wait([flight.task], timeout=self._policy.soft_timeout)
             if flight.task.done() and not flight.task.cancelled() and flight.task.exception() is None:
-                return Outcome(flight.task.result().value, stale.since)
+                outcome = flight.task.result()
+                if joined < outcome.since:  # else it may be older than a change that the stale value has seen
+                    return Outcome(outcome.value, stale.since)
         request.counters.stale += 1
         return stale
 

@@ -95,17 +95,22 @@ class _PydanticForm:
             "values": stored,
             "set": sorted(value.model_fields_set),
             "extra": value.model_extra,
+            "private": value.__pydantic_private__,
         }
 
     def put_together(self, stored: Mapping[str, Any]) -> PydanticModel:
-        # The codec restores types exactly, so nothing is validated, and no validator with side effects runs.
-        values, extra = stored["values"], stored["extra"]
-        model = self._model.model_construct(set(stored["set"]))
-        for name in self._names:
-            # Past a frozen model's __setattr__, as pydantic's own copy does.
-            object.__setattr__(model, name, values[name])
-        if extra is not None:
-            object.__setattr__(model, "__pydantic_extra__", extra)
+        # The codec restores types exactly, so nothing is validated, and no validator or hook with side effects runs: as
+        # when pydantic itself copies or unpickles a model.
+        model = self._model.__new__(self._model)
+        values, extra, private = stored["values"], stored["extra"], stored["private"]
+        state = {
+            "__dict__": {name: values[name] for name in self._names},
+            "__pydantic_fields_set__": set(stored["set"]),
+            "__pydantic_extra__": None if extra is None else dict(extra),
+            "__pydantic_private__": None if private is None else dict(private),
+        }
+        for name, content in state.items():
+            object.__setattr__(model, name, content)
         return model
 
     def shape(self) -> str:

@@ -39,7 +39,8 @@ end
 """
 _TAGS = """
 local function floors(first, version, life)
-  -- A tag that Redis no longer knows makes its entries invalid: so it is made, and lives as long as they do.
+  -- A tag that Redis does not know may have been invalidated, and what bears it may be there still: so it begins at
+  -- the present version, below which nothing is valid, and lives as long as its entries do.
   for i = first, #KEYS do
     if not redis.call('SET', KEYS[i], version, 'NX', 'PX', life) then
       if redis.call('PTTL', KEYS[i]) < tonumber(life) then redis.call('PEXPIRE', KEYS[i], life) end
@@ -72,7 +73,7 @@ WRITE: Final = Script(
 local s = stamp()
 redis.call('SET', KEYS[2], string.sub(s, 1, 16) .. ARGV[1], 'PX', ARGV[2])
 if redis.call('DEL', KEYS[3]) == 1 then redis.call('PUBLISH', KEYS[3], '1') end
-floors(4, string.sub(s, 17, 32), ARGV[2])
+floors(4, string.sub(s, 1, 16), ARGV[2])
 return mark(s)
 """
 )
@@ -142,14 +143,14 @@ redis.call('DEL', KEYS[3])
 local good = s and ARGV[2] >= string.sub(s, 17, 32) and ARGV[2] >= string.sub(s, 33, 48)
 if good then
   for i = 4, #KEYS do
-    local floor = redis.call('GET', KEYS[i])
-    if floor and floor > ARGV[2] then good = false end
+    -- Unknown: whatever was invalidated since the beginning may have been this tag.
+    local floor = redis.call('GET', KEYS[i]) or string.sub(s, 1, 16)
+    if floor > ARGV[2] then good = false end
   end
+  -- When refused too: then the next load meets a tag that is known, however often others are invalidated.
+  floors(4, string.sub(s, 1, 16), ARGV[4])
 end
-if good then
-  redis.call('SET', KEYS[2], ARGV[2] .. ARGV[3], 'PX', ARGV[4])
-  floors(4, string.sub(s, 17, 32), ARGV[4])
-end
+if good then redis.call('SET', KEYS[2], ARGV[2] .. ARGV[3], 'PX', ARGV[4]) end
 redis.call('PUBLISH', KEYS[3], good and '1' or '0')
 return good and 1 or 0
 """

@@ -330,10 +330,12 @@ def _scanned(answer: Any) -> tuple[bytes, list[bytes]]:
     return cursor, keys
 
 
-async def remove_owed(exchange: Exchange, scope: Scope, texts: Iterable[str] | None) -> int:
+async def remove_owed(
+    exchange: Exchange, scope: Scope, texts: Iterable[str] | None, timeout_seconds: float
+) -> int:
     """Remove keys of a scope, or make all of it invalid for None; the mark for copies."""
     if texts is None:
-        return int(await exchange.run(_LONG_SECONDS, _scripts.INVALIDATE, (scope.stamp,), "all"))
+        return int(await exchange.run(timeout_seconds, _scripts.INVALIDATE, (scope.stamp,), "all"))
     keys = [key for text in texts for key in (scope.values + text, scope.leases + text)]
-    _, mark = await exchange.run(_LONG_SECONDS, _scripts.DELETE, (scope.stamp, *keys))
+    _, mark = await exchange.run(timeout_seconds, _scripts.DELETE, (scope.stamp, *keys))
     return int(mark)
