@@ -11,15 +11,17 @@ import re
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Table, case, literal
+from sqlalchemy import Column, Table, case, literal
 from sqlalchemy.sql import coercions
 from sqlalchemy.sql.elements import BindParameter, ColumnClause, Grouping, Label, Null, TypeCoerce
+from sqlalchemy.sql.functions import Function
 from sqlalchemy.sql.selectable import ScalarSelect, Select, TableClause, TextualSelect
 
 from dotmac.database.errors import UnprovableStatementError
 from dotmac.database.tenancy._guard import _predicates
 from dotmac.database.tenancy._guard._notes import Notes
-from dotmac.database.tenancy._tables import references_of
+from dotmac.database.tenancy._guard._work import in_statement
+from dotmac.database.tenancy._tables import references_of, tenancy_of
 
 if TYPE_CHECKING:
     from dotmac.database.tenancy._tables import TableTenancy
@@ -94,11 +96,14 @@ class GuardedCompiler(_SQLCompiler):
 
     def visit_update(self, update_stmt: Any, visiting_cte: Any = None, **kw: Any) -> Any:
         """UPDATE, of rows of the bound tenant, which stay its rows."""
+        if not isinstance(_written(update_stmt), TableClause):
+            raise in_statement(UnprovableStatementError("it writes to a join"))
         narrowed = self._narrowed_dml(update_stmt, kw)
         facts, known = _predicates.facts_of(_written(update_stmt))
         if facts.is_divided:
             self._note_replace(update_stmt, known)
         self._note_written(update_stmt, facts, known, visiting_cte)
+        self._note_others(update_stmt)
         return super().visit_update(narrowed, visiting_cte=visiting_cte, **kw)  # type: ignore[misc]
 
     def visit_delete(self, delete_stmt: Any, visiting_cte: Any = None, **kw: Any) -> Any:
@@ -210,6 +215,25 @@ class GuardedCompiler(_SQLCompiler):
             for target, pairs in references_of(known):
                 self._note_reference(statement, values, known, target, pairs, visiting_cte)
 
+    def _note_others(self, statement: Any) -> None:
+        """Of the further tables that MySQL's UPDATE writes to, leave alone whose rows these are and what they refer to."""
+        target = _written(statement)
+        ordered = dict(getattr(statement, "_ordered_values", None) or ())
+        for name in (*(statement._values or ()), *ordered):  # noqa: SLF001
+            table = getattr(name, "table", None)
+            while hasattr(table, "element"):
+                table = table.element
+            if not isinstance(table, TableClause) or table is target:
+                continue
+            facts, known = _predicates.facts_of(table)
+            fixed = {facts.column.key} if facts.column is not None else set()
+            if isinstance(known, Table):
+                fixed |= {mine.key for _, pairs in references_of(known) for mine, _ in pairs}
+            if name.key in fixed:
+                self.notes.unproved(
+                    [known], "it writes whose row it is, or what it refers to, in a further table"
+                )
+
     def _note_replace(self, statement: Any, known: Table) -> None:
         if any("replace" in getattr(prefix, "text", "").lower() for prefix, _ in statement._prefixes):  # noqa: SLF001
             self.notes.unproved([known], "OR REPLACE deletes whatever row is in the way")
@@ -231,28 +255,53 @@ class GuardedCompiler(_SQLCompiler):
         ]
         names = list(getattr(statement, "_select_names", None) or ())
         multi = getattr(statement, "_multi_values", None)
-        if multi or (visiting_cte is not None and written):
+        if visiting_cte is not None and written:
             self.notes.unproved([known], "what its rows refer to is not plain")
             return
+        if multi:
+            self._note_references_of_rows(multi, known, target, pairs)
+            return
         binds = []
-        for mine, _ in pairs:
+        for mine, theirs in pairs:
             given: Any = _named(values, mine)
             if names and given is None:
                 position = next((at for at, name in enumerate(names) if name in {mine.key, mine.name}), None)
-                if position is None or not isinstance(statement.select, Select):
+                if position is None:
                     continue
+                if not isinstance(statement.select, Select):
+                    self.notes.unproved([known], "what its rows refer to is not plain")
+                    return
                 given = _bare(list(statement.select.selected_columns)[position])
             if isinstance(given, BindParameter):
                 binds.append(given)
             elif given is None and mine in written:
                 binds.append(mine.key)
-            elif given is not None and not isinstance(given, Null | ColumnClause | ScalarSelect):
+            elif given is not None and not _refers_alike(given, mine, theirs):
                 self.notes.unproved([known], "an expression computes what its rows refer to")
                 return
         if len(binds) == len(pairs):
             self.notes.references.append((known, target, [theirs for _, theirs in pairs], binds))
         elif binds:
             self.notes.unproved([known], "what its rows refer to is only partly said")
+
+    def _note_references_of_rows(self, multi: Any, known: Table, target: Table, pairs: Any) -> None:
+        """Likewise of INSERT … VALUES (…), (…), whose parameters are numbered by row."""
+        rows = [row for part in multi for row in part]
+        for position, row in enumerate(rows):
+            if not isinstance(row, dict):
+                self.notes.unproved([known], "what its rows refer to is not plain")
+                return
+            given = [_named(row, mine) for mine, _ in pairs]
+            if any(value is None for value in given):
+                continue
+            binds = [
+                f"{mine.key}_m{position}" if coercions._is_literal(value) else value  # noqa: SLF001
+                for (mine, _), value in zip(pairs, given, strict=True)
+            ]
+            if not all(isinstance(bind, str | BindParameter) for bind in binds):
+                self.notes.unproved([known], "an expression computes what its rows refer to")
+                return
+            self.notes.references.append((known, target, [theirs for _, theirs in pairs], binds))
 
     def _note_tenant(self, values: dict[Any, Any], column: Any, known: Table, *, is_insert: bool) -> None:
         given = _named(values, column)
@@ -293,6 +342,15 @@ class GuardedCompiler(_SQLCompiler):
                 )
                 for name, value in assignments.items()
             }
+        for target, pairs in references_of(known) if isinstance(known, Table) else ():
+            changes = [_named(assignments, mine) for mine, _ in pairs]
+            if any(
+                change is not None and not (isinstance(change, ColumnClause) and change.name == mine.name)
+                for change, (mine, _) in zip(changes, pairs, strict=True)
+            ):
+                self.notes.unproved(
+                    [known], f"on a conflict it would change what its row refers to in {target.name}"
+                )
         moved = _named(assignments, facts.column)
         if moved is not None and not (isinstance(moved, ColumnClause) and moved.name == facts.column.name):
             self.notes.unproved([known], "on a conflict it would change whose row it is")
@@ -373,6 +431,10 @@ class GuardedCompiler(_SQLCompiler):
         """The parameters of one row, with whose row it is settled."""
         parameters = super().construct_params(*args, **kw)  # type: ignore[misc]
         notes = self.__dict__.get("dotmac_notes")
+        # What Select.params() was given, from SQLAlchemy 2.1 on.
+        collected = kw.get("_collected_params") or getattr(self, "_collected_params", None)
+        if notes is not None and collected and not notes.reserved(self.bind_names).isdisjoint(collected):
+            raise in_statement(UnprovableStatementError("a parameter takes the name of the tenant's"))
         if notes is not None and notes.given:
             notes.settle(parameters, self.bind_names)
         return parameters
@@ -405,6 +467,26 @@ def _bare(element: Any) -> Any:
     while isinstance(element, Label | TypeCoerce | Grouping):
         element = element.element if not isinstance(element, TypeCoerce) else element.clause
     return element
+
+
+def _refers_alike(given: Any, mine: Any, theirs: Any) -> bool:
+    """True if what ``given`` finds is a row of this tenant's: a key of ``theirs``, or what refers to it by a proven column."""
+    given = _bare(given)
+    if isinstance(given, Null):
+        return True
+    if isinstance(given, ScalarSelect):
+        selected = getattr(given.element, "selected_columns", ())
+        return len(selected) == 1 and _refers_alike(next(iter(selected)), mine, theirs)
+    if isinstance(given, Function) and given.name in {"max", "min"} and len(given.clauses) == 1:
+        return _refers_alike(next(iter(given.clauses)), mine, theirs)
+    if not isinstance(given, ColumnClause):
+        return False
+    return all(
+        base is mine
+        or base is theirs
+        or (isinstance(base, Column) and base.references(theirs) and tenancy_of(base.table).is_divided)
+        for base in (_bare(base) for base in given.base_columns)
+    )
 
 
 def _key(name: Any) -> str:

@@ -11,7 +11,7 @@ from dotmac.database.errors import MissingTenantError, TenantMismatchError, Unpr
 from dotmac.database.models._audit import CONTEXT_OPTION
 from dotmac.database.tenancy._guard._compiler import GuardedCompiler
 from dotmac.database.tenancy._guard._raw import read_statement
-from dotmac.database.tenancy._guard._work import During, Work, in_statement, name_of
+from dotmac.database.tenancy._guard._work import WORK_ATTRIBUTE, During, Work, in_statement, name_of
 from dotmac.database.tenancy._placement import IsolationMode
 from dotmac.database.tenancy._tables import divided_by_name
 from dotmac.database.tenancy._verified import VERIFY_SQL, verified, verify_parameters
@@ -62,7 +62,7 @@ class GuardedExecution(_ExecutionContext):
         *args: Any,
         **kw: Any,
     ) -> Any:
-        work: Work = options[CONTEXT_OPTION]
+        work = _work_of(connection, options)
         work.tell_if_changed(connection, dbapi)
         if not isinstance(compiled, GuardedCompiler):
             raise in_statement(UnprovableStatementError("it was compiled beforehand, without a tenant"))
@@ -85,7 +85,7 @@ class GuardedExecution(_ExecutionContext):
     def _init_statement(
         cls, dialect: Any, connection: Any, dbapi: Any, options: Any, statement: str, *args: Any, **kw: Any
     ) -> Any:
-        work: Work = options[CONTEXT_OPTION]
+        work = _work_of(connection, options)
         work.tell_if_changed(connection, dbapi)
         _judge(connection, work, [read_statement(statement)], None)
         return super()._init_statement(dialect, connection, dbapi, options, statement, *args, **kw)
@@ -94,7 +94,7 @@ class GuardedExecution(_ExecutionContext):
     def _init_ddl(
         cls, dialect: Any, connection: Any, dbapi: Any, options: Any, compiled_ddl: Any, *args: Any, **kw: Any
     ) -> Any:
-        work: Work = options[CONTEXT_OPTION]
+        work = _work_of(connection, options)
         element = compiled_ddl.statement
         if work.context.tenant_id is not None or element.__visit_name__ not in _PLAIN_DDL | {"ddl"}:
             raise in_statement(
@@ -106,8 +106,16 @@ class GuardedExecution(_ExecutionContext):
 
     @classmethod
     def _init_default(cls, dialect: Any, connection: Any, dbapi: Any, options: Any) -> Any:
-        options[CONTEXT_OPTION].tell_if_changed(connection, dbapi)
+        _work_of(connection, options).tell_if_changed(connection, dbapi)
         return super()._init_default(dialect, connection, dbapi, options)
+
+
+def _work_of(connection: Connection, options: Any) -> Work:
+    """The work that a session gave its connection; an option of the caller's own does not pass for it."""
+    work: Work = connection.__dict__[WORK_ATTRIBUTE]
+    if options.get(CONTEXT_OPTION) is not work:
+        raise in_statement(UnprovableStatementError(f"its option {CONTEXT_OPTION} is not the session's own"))
+    return work
 
 
 def _judge(connection: Connection, work: Work, raw: Iterable[RawSql], notes: Notes | None) -> None:
@@ -180,6 +188,7 @@ def _judge_references(
     connection: Connection, notes: Notes, compiled: Any, rows: list[dict[str, Any]]
 ) -> None:
     """Are the rows that written ones refer to the tenant's own? One SELECT for each reference, itself guarded."""
+    wanted: dict[Any, tuple[Table, set[Any]]] = {}
     for table, target, columns, binds in notes.references:
         names = [notes.name_of(bind, compiled.bind_names) for bind in binds]
         if any(name not in row for row in rows for name in names):
@@ -189,6 +198,8 @@ def _judge_references(
         if target is table:  # rows of one statement may refer to each other
             own = [column.key for column in columns]
             keys -= {tuple(row[name] for name in own) for row in rows if all(name in row for name in own)}
+        wanted.setdefault((target, tuple(columns)), (table, set()))[1].update(keys)
+    for (target, columns), (table, keys) in wanted.items():
         for part in _batched(sorted(keys, key=repr), _KEYS_PER_QUESTION):
             chosen = (
                 columns[0].in_([key[0] for key in part]) if len(columns) == 1 else tuple_(*columns).in_(part)

@@ -13,7 +13,7 @@ from dotmac.database.models import describe
 from dotmac.database.models._audit import CONTEXT_OPTION
 from dotmac.database.tenancy._binding import PLACEMENT_KEY, SESSION_KEY, bound_context, context_in
 from dotmac.database.tenancy._guard._dialect import guarded, watched
-from dotmac.database.tenancy._guard._work import Work
+from dotmac.database.tenancy._guard._work import WORK_ATTRIBUTE, Work
 from dotmac.database.tenancy._values import convert_tenant
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def _put_under_guard(session: Session, connection: Connection) -> Work:
         if connection not in borrowed:
             borrowed.append(connection)
     connection.execution_options(**{CONTEXT_OPTION: work})
+    connection.__dict__[WORK_ATTRIBUTE] = work
     plain = connection.engine.dialect
     if not _is_on:
         connection.dialect = plain

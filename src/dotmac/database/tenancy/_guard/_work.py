@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 BEGIN_ATTRIBUTE = "dotmac_begin"
 """Attribute of our driver connections: SQL that goes out in the message of the next BEGIN."""
 
+WORK_ATTRIBUTE = "dotmac_work"
+"""Attribute of a session's SQLAlchemy connection: its `Work`."""
+
 
 class Work:
     """One session's work on one connection, for one transaction.

@@ -1,0 +1,201 @@
+"""A plain SQLAlchemy session of one tenant, without row-level security, attacked through what statements may hold."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+from sqlalchemy import ForeignKey, String, create_engine, insert, literal, make_url, select, update
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from dotmac.database import RequestContext, use_context
+from dotmac.database.errors import TenantMismatchError, UnprovableStatementError
+from dotmac.database.tenancy import IsolationMode  # importing the room puts plain sessions under the guard
+
+assert IsolationMode
+REFUSED = (TenantMismatchError, UnprovableStatementError)
+
+
+class Attacked(DeclarativeBase):
+    pass
+
+
+class Author(Attacked):
+    __tablename__ = "attacked_authors"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(String(20))
+    name: Mapped[str] = mapped_column(String(20))
+
+
+class Page(Attacked):
+    __tablename__ = "attacked_pages"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(String(20))
+    author_id: Mapped[int] = mapped_column(ForeignKey("attacked_authors.id"))
+    number: Mapped[int] = mapped_column(default=2)
+
+
+class Word(Attacked):
+    __tablename__ = "attacked_words"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql", "mysql"])
+def engine(request, tmp_path_factory):
+    if request.param == "sqlite":
+        engine = create_engine(f"sqlite:///{tmp_path_factory.mktemp('attacked')}/attacked.db")
+    elif request.param == "postgresql":
+        engine = create_engine(request.getfixturevalue("dotmac_database").url("psycopg"))
+    else:
+        engine = create_engine(make_url(request.getfixturevalue("mysql_url")).set(drivername="mysql+pymysql"))
+    yield engine
+    with engine.begin() as connection:
+        Attacked.metadata.drop_all(connection)
+    engine.dispose()
+
+
+@pytest.fixture
+def session(engine):
+    """Authors 1 and 3 are acme's, 2 is globex's; page 1 is acme's, 2 globex's."""
+    with engine.begin() as connection:
+        Attacked.metadata.drop_all(connection)
+        Attacked.metadata.create_all(connection)
+        connection.execute(
+            insert(Author.__table__),
+            [
+                {"id": number, "tenant_id": tenant, "name": f"of {tenant}"}
+                for number, tenant in [(1, "acme"), (2, "globex"), (3, "acme")]
+            ],
+        )
+        connection.execute(
+            insert(Page.__table__),
+            [
+                {"id": 1, "tenant_id": "acme", "author_id": 1, "number": 2},
+                {"id": 2, "tenant_id": "globex", "author_id": 2, "number": 2},
+            ],
+        )
+        connection.execute(insert(Word.__table__), [{"id": 1}, {"id": 2}])
+    with use_context(RequestContext(tenant_id="acme")), Session(engine) as session:
+        yield session
+
+
+def test_params_do_not_give_the_tenants_parameter_another_value(session):
+    names = select(Author.__table__.c.name).order_by(Author.__table__.c.id).params(dotmac_tenant_1="globex")
+    try:
+        found = session.scalars(names).all()
+    except UnprovableStatementError:
+        return
+    assert found == ["of acme", "of acme"]
+
+
+class Impostor:
+    """What an execution option could hold instead of the session's own work."""
+
+    context = RequestContext(tenant_id="globex")
+    placement = None
+    verified = frozenset()
+
+    def tell_if_changed(self, *_args):
+        pass
+
+    def tenant_for(self, *_args):
+        return "globex"
+
+
+@pytest.mark.parametrize("impostor", [Impostor(), RequestContext(tenant_id="globex"), None])
+@pytest.mark.parametrize("where", ["call", "connection"])
+def test_an_execution_option_does_not_bind_another_tenant(session, where, impostor):
+    options = {"dotmac_context": impostor}
+    names = select(Author.__table__.c.name)
+    with pytest.raises(UnprovableStatementError):
+        if where == "call":
+            session.execute(names, execution_options=options)
+        else:
+            session.connection().execution_options(**options).execute(names)
+
+
+def conflict(engine, **changes):
+    kind = importlib.import_module(f"sqlalchemy.dialects.{engine.dialect.name}").insert
+    new = kind(Page).values(id=1, author_id=1, number=2)
+    if engine.dialect.name == "mysql":
+        return new.on_duplicate_key_update(**changes)
+    return new.on_conflict_do_update(index_elements=["id"], set_=changes)
+
+
+def numbers(statement, first=100):
+    return insert(Page).from_select(["id", "author_id", "number"], statement(first))
+
+
+def of_subquery(first):
+    inner = select(literal(2).label("author")).subquery()
+    return select(literal(first), inner.c.author, literal(1))
+
+
+ATTACKS_ON_REFERENCES = {
+    "conflict": lambda engine: conflict(engine, author_id=2),
+    "select of a shared table": lambda _: numbers(lambda first: select(Word.id + first, Word.id, literal(1))),
+    "select of a subquery": lambda _: numbers(of_subquery),
+    "insert of a scalar subquery": lambda _: insert(Page).values(
+        id=9, author_id=select(Word.id).where(Word.id == 2).scalar_subquery(), number=1
+    ),
+    "update to a scalar subquery": lambda _: update(Page).values(
+        author_id=select(Word.id).where(Word.id == 2).scalar_subquery()
+    ),
+    "update to another column": lambda _: update(Page).values(author_id=Page.number),
+    "rows": lambda _: insert(Page).values(
+        [{"id": 8, "author_id": 1, "number": 1}, {"id": 9, "author_id": 2, "number": 1}]
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS_ON_REFERENCES.values(), ids=ATTACKS_ON_REFERENCES)
+def test_no_row_comes_to_refer_to_another_tenants(engine, session, attack):
+    with pytest.raises(REFUSED):
+        session.execute(attack(engine), execution_options={"synchronize_session": False})
+
+
+HONEST_REFERENCES = {
+    "key of the table": lambda _: numbers(lambda first: select(Author.id + first, Author.id, literal(1))),
+    "key in a CTE": lambda _: numbers(
+        lambda first: (lambda own: select(own.c.id + first, own.c.id, literal(1)))(
+            select(Author.id).cte("own")
+        )
+    ),
+    "what other rows refer to": lambda _: numbers(
+        lambda first: select(Page.id + first, Page.author_id, literal(1))
+    ),
+    "greatest key": lambda _: update(Page).values(author_id=select(Author.id).limit(1).scalar_subquery()),
+    "unchanged": lambda _: update(Page).values(author_id=Page.author_id),
+    "rows": lambda _: insert(Page).values(
+        [{"id": 8, "author_id": 1, "number": 1}, {"id": 9, "author_id": 3, "number": 1}]
+    ),
+    "conflict, another column": lambda engine: conflict(engine, number=7),
+}
+
+
+@pytest.mark.parametrize("work", HONEST_REFERENCES.values(), ids=HONEST_REFERENCES)
+def test_rows_may_refer_to_the_tenants_own(engine, session, work):
+    session.execute(work(engine), execution_options={"synchronize_session": False})
+    session.commit()
+    pages = session.execute(select(Page.tenant_id, Page.author_id)).all()
+    assert {tenant for tenant, _ in pages} == {"acme"}
+    assert {author for _, author in pages} <= {1, 3}
+
+
+AUTHORS, PAGES, WORDS = Author.__table__, Page.__table__, Word.__table__
+FURTHER_TABLES = {
+    "tenant": update(WORDS).where(WORDS.c.id == PAGES.c.id).values({PAGES.c.tenant_id: "globex"}),
+    "reference": update(AUTHORS).where(AUTHORS.c.id == PAGES.c.author_id).values({PAGES.c.author_id: 2}),
+    "join": update(PAGES.join(AUTHORS, PAGES.c.author_id == AUTHORS.c.id)).values({PAGES.c.number: 77}),
+}
+
+
+@pytest.mark.parametrize("attack", FURTHER_TABLES.values(), ids=FURTHER_TABLES)
+def test_an_update_of_several_tables_moves_no_row(session, attack):
+    if session.get_bind().dialect.name != "mysql":
+        pytest.skip("only MySQL updates several tables at once")
+    with pytest.raises(REFUSED):
+        session.execute(attack)
