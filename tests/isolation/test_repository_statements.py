@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
-import uuid
+import uuid  # noqa: TC003 - the mapper evaluates annotations
 
 import pytest
 from sqlalchemy import ForeignKey, String, UniqueConstraint, event

@@ -220,10 +220,10 @@ class GuardedCompiler(_SQLCompiler):
         target = _written(statement)
         ordered = dict(getattr(statement, "_ordered_values", None) or ())
         for name in (*(statement._values or ()), *ordered):  # noqa: SLF001
-            table = getattr(name, "table", None)
+            table: Any = getattr(name, "table", None)
             while hasattr(table, "element"):
                 table = table.element
-            if not isinstance(table, TableClause) or table is target:
+            if not isinstance(table, TableClause) or table == target:
                 continue
             facts, known = _predicates.facts_of(table)
             fixed = {facts.column.key} if facts.column is not None else set()
@@ -265,13 +265,7 @@ class GuardedCompiler(_SQLCompiler):
         for mine, theirs in pairs:
             given: Any = _named(values, mine)
             if names and given is None:
-                position = next((at for at, name in enumerate(names) if name in {mine.key, mine.name}), None)
-                if position is None:
-                    continue
-                if not isinstance(statement.select, Select):
-                    self.notes.unproved([known], "what its rows refer to is not plain")
-                    return
-                given = _bare(list(statement.select.selected_columns)[position])
+                given = _selected(statement, names, mine)
             if isinstance(given, BindParameter):
                 binds.append(given)
             elif given is None and mine in written:
@@ -467,6 +461,16 @@ def _bare(element: Any) -> Any:
     while isinstance(element, Label | TypeCoerce | Grouping):
         element = element.element if not isinstance(element, TypeCoerce) else element.clause
     return element
+
+
+def _selected(statement: Any, names: list[Any], column: Any) -> Any:
+    """What INSERT … SELECT finds for ``column``; None for nothing."""
+    position = next((at for at, name in enumerate(names) if name in {column.key, column.name}), None)
+    if position is None:
+        return None
+    if not isinstance(statement.select, Select):
+        return statement.select  # refers to nothing that is known
+    return _bare(list(statement.select.selected_columns)[position])
 
 
 def _refers_alike(given: Any, mine: Any, theirs: Any) -> bool:

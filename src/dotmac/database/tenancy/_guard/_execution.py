@@ -113,7 +113,8 @@ class GuardedExecution(_ExecutionContext):
 def _work_of(connection: Connection, options: Any) -> Work:
     """The work that a session gave its connection; an option of the caller's own does not pass for it."""
     work: Work = connection.__dict__[WORK_ATTRIBUTE]
-    if options.get(CONTEXT_OPTION) is not work:
+    given: Work | None = options.get(CONTEXT_OPTION)
+    if given is not work:
         raise in_statement(UnprovableStatementError(f"its option {CONTEXT_OPTION} is not the session's own"))
     return work
 
