@@ -350,6 +350,7 @@ def _guard_alone_on_sqlite(engine: Engine) -> list[Case]:
     with engine.begin() as connection:
         Guarded.__table__.create(connection)
         connection.execute(insert(Guarded.__table__), rows)
+        connection.execute(text("ANALYZE"))
 
     def contender(work: Any, *, is_guarded: bool) -> Contender:
         tenant = {} if is_guarded else {"tenant_id": MINE.tenant_id}

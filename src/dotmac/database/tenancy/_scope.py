@@ -72,7 +72,9 @@ def visible(shape: ModelShape, scope: Scope) -> tuple[ColumnElement[bool], ...]:
     live = () if scope.include_deleted else _live(shape)
     if shape.tenant is None or scope.tenant_id is None:
         return live
-    return (shape.tenant == tenant_value(shape, scope.tenant_id), *live)
+    if isinstance(scope.tenant_id, str):
+        return (_own(shape, scope.tenant_id), *live)
+    return (shape.tenant == tenant_value(shape, scope.tenant_id), *live)  # a placeholder
 
 
 def tenant_value(shape: ModelShape, tenant_id: Any) -> Any:
@@ -89,3 +91,10 @@ def tenant_value(shape: ModelShape, tenant_id: Any) -> Any:
 @lru_cache(maxsize=1024)
 def _live(shape: ModelShape) -> tuple[ColumnElement[bool], ...]:
     return () if shape.deleted_at is None else (shape.deleted_at.is_(None),)
+
+
+@lru_cache(maxsize=1024)
+def _own(shape: ModelShape, tenant_id: str) -> ColumnElement[bool]:
+    """The tenant is part of the key; building the comparison costs as much as reading a query's filters."""
+    own: ColumnElement[bool] = shape.tenant == tenant_value(shape, tenant_id)
+    return own

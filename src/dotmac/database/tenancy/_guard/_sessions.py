@@ -48,11 +48,12 @@ def _guard_connection(session: Session, _transaction: SessionTransaction, connec
 
 def _put_under_guard(session: Session, connection: Connection) -> Work:
     info = session.info
+    context = context_in(info)
     work = info[_WORK] = Work(info)  # of this transaction: nothing is told or verified yet
     if _is_borrowed(session, connection):
         before = connection.get_execution_options().get(CONTEXT_OPTION)
         if before is not None and before.info is not info and before.is_open:
-            _forbid_two_tenants(before.context, context_in(info))
+            _forbid_two_tenants(before.context, context)
         borrowed = info.setdefault(_BORROWED, [])
         if connection not in borrowed:
             borrowed.append(connection)
@@ -62,7 +63,7 @@ def _put_under_guard(session: Session, connection: Connection) -> Work:
     if not _is_on:
         connection.dialect = plain
     else:
-        connection.dialect = watched(plain) if context_in(info).is_unscoped else guarded(plain)
+        connection.dialect = watched(plain) if context.is_unscoped else guarded(plain)
     return work
 
 
@@ -139,12 +140,11 @@ def _judge_object(entity: Any, context: RequestContext, *, is_new: bool | None) 
     given = entity.__dict__.get(name)
     if context.tenant_id is None:
         raise MissingTenantError(shape.name)
-    wanted = _tenant_value(shape, context.tenant_id)
-    if given is None:
-        if is_new:
-            setattr(entity, name, wanted)
-    elif str(given) != str(wanted):
-        raise TenantMismatchError(shape.name)
+    if given is not None:
+        if str(given) != str(_tenant_value(shape, context.tenant_id)):
+            raise TenantMismatchError(shape.name)
+    elif is_new:
+        setattr(entity, name, _tenant_value(shape, context.tenant_id))
 
 
 def _tenant_value(shape: ModelShape, tenant_id: str) -> Any:

@@ -35,7 +35,7 @@ class Work:
         verified: Tables whose row-level security the server has confirmed in this transaction.
     """
 
-    __slots__ = ("_nested", "_root", "_told", "info", "is_open", "verified")
+    __slots__ = ("_nested", "_root", "_told", "_values", "_values_of", "info", "is_open", "verified")
 
     def __init__(self, info: dict[Any, Any]) -> None:
         self.info = info
@@ -44,6 +44,8 @@ class Work:
         self._told: tuple[RequestContext, Placement | None] | None = None
         self._root: object = None
         self._nested: object = None
+        self._values: dict[TypeEngine[Any], Any] = {}
+        self._values_of: RequestContext | None = None
 
     @property
     def context(self) -> RequestContext:
@@ -62,10 +64,18 @@ class Work:
         Raises:
             MissingTenantError: None is bound.
         """
-        tenant = self.context.tenant_id
+        context = context_in(self.info)
+        if context is self._values_of:  # asked once per row written
+            known = self._values.get(column_type)
+            if known is not None:
+                return known
+        else:
+            self._values, self._values_of = {}, context
+        tenant = context.tenant_id
         if tenant is None:
             raise in_statement(MissingTenantError(name_of(table)))
-        return convert_tenant(column_type, tenant, name_of(table))
+        value = self._values[column_type] = convert_tenant(column_type, tenant, name_of(table))
+        return value
 
     def tell(self, connection: Connection) -> None:
         """Have the server know whom the work is for: with BEGIN where the driver connection is ours and has not begun."""
@@ -91,7 +101,7 @@ class Work:
     def tell_if_changed(self, connection: Connection, cursor_of: Any) -> None:
         """Tell the server in a message of its own, where it does not know yet, or a rollback made it forget."""
         told = self._told
-        context, placement = self.context, self.placement
+        context, placement = context_in(self.info), self.info.get(PLACEMENT_KEY)
         if (
             told is not None
             and told[0] is context
