@@ -80,7 +80,7 @@ class EntityReader(Generic[M]):
         key = await self._cache.pointed(text)
         if key is not None and len(key) == len(self._shape.key_names):
             try:
-                entity = await read(key if len(key) > 1 else key[0])
+                entity = await read(list(key))
             except ValidationError:  # the key's type has changed since
                 entity = None
             # At most one row has the value, so that if this one has it, it is the one.
