@@ -37,7 +37,7 @@ class Subject:
         own_rows: Rows of the attacker.
         foreign_rows: Rows of the other.
         own_total: How many rows of the model's table are the attacker's.
-        tries_unsafe_keys: Ask also keys without a tenant whether a foreign row exists, which no guard can hide.
+        tries_unsafe_keys: Try also what only keys stop where there are none: keys without a tenant, references unchecked.
     """
 
     model: type[Any]
