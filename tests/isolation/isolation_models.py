@@ -32,7 +32,7 @@ class Notebook(Attacked, TenantModel):
     __table_args__ = (tenant_unique("title"),)
 
     title: Mapped[str] = mapped_column(String(100))
-    notes: Mapped[list[Note]] = relationship(back_populates="notebook")
+    notes: Mapped[list[Note]] = relationship(lambda: Note, back_populates="notebook")
 
 
 class Note(Attacked, TenantModel):
@@ -43,7 +43,7 @@ class Note(Attacked, TenantModel):
 
     body: Mapped[str] = mapped_column(String(100))
     notebook_id: Mapped[uuid.UUID]
-    notebook: Mapped[Notebook] = relationship(back_populates="notes")
+    notebook: Mapped[Notebook] = relationship(lambda: Notebook, back_populates="notes")
 
 
 class Country(Attacked, BaseModel):
@@ -52,7 +52,7 @@ class Country(Attacked, BaseModel):
     __tablename__ = "countries"
 
     name: Mapped[str] = mapped_column(String(100))
-    boards: Mapped[list[Board]] = relationship(back_populates="country")
+    boards: Mapped[list[Board]] = relationship(lambda: Board, back_populates="country")
 
 
 class Board(Attacked, BaseModel, TenantAwareMixin):
@@ -60,8 +60,8 @@ class Board(Attacked, BaseModel, TenantAwareMixin):
 
     title: Mapped[str] = mapped_column(String(100))
     country_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("attacked_countries.id"))
-    country: Mapped[Country | None] = relationship(back_populates="boards")
-    tickets: Mapped[list[Ticket]] = relationship(back_populates="board", lazy="selectin")
+    country: Mapped[Country | None] = relationship(lambda: Country, back_populates="boards")
+    tickets: Mapped[list[Ticket]] = relationship(lambda: Ticket, back_populates="board", lazy="selectin")
 
 
 ticket_labels = Table(
@@ -86,11 +86,13 @@ class Ticket(Attacked, BaseModel, TenantAwareMixin):
     subject: Mapped[str] = mapped_column(String(100))
     board_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("attacked_boards.id"))
     parent_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("attacked_tickets.id"))
-    board: Mapped[Board | None] = relationship(back_populates="tickets", lazy="joined")
-    parent: Mapped[Ticket | None] = relationship(remote_side="Ticket.id", back_populates="children")
-    children: Mapped[list[Ticket]] = relationship(back_populates="parent")
-    labels: Mapped[list[Label]] = relationship(secondary=ticket_labels)
-    attachments: Mapped[list[Attachment]] = relationship(back_populates="ticket")
+    board: Mapped[Board | None] = relationship(lambda: Board, back_populates="tickets", lazy="joined")
+    parent: Mapped[Ticket | None] = relationship(
+        lambda: Ticket, remote_side=lambda: Ticket.id, back_populates="children"
+    )
+    children: Mapped[list[Ticket]] = relationship(lambda: Ticket, back_populates="parent")
+    labels: Mapped[list[Label]] = relationship(lambda: Label, secondary=ticket_labels)
+    attachments: Mapped[list[Attachment]] = relationship(lambda: Attachment, back_populates="ticket")
 
 
 class Attachment(Attacked, BaseModel):
@@ -100,7 +102,7 @@ class Attachment(Attacked, BaseModel):
 
     text: Mapped[str] = mapped_column(String(100))
     ticket_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("attacked_tickets.id"))
-    ticket: Mapped[Ticket] = relationship(back_populates="attachments")
+    ticket: Mapped[Ticket] = relationship(lambda: Ticket, back_populates="attachments")
 
 
 class Asset(Attacked, BaseModel, TenantAwareMixin):

@@ -1,5 +1,7 @@
 """What rows look like: the declarative base, ready-made models, mixins, column types and constraints."""
 
+from importlib import import_module
+
 from dotmac.database.models._audit import AuditMixin
 from dotmac.database.models._constraints import live_unique, tenant_foreign_key, tenant_unique
 from dotmac.database.models._declarative import NAMING_CONVENTION, Base
@@ -33,3 +35,6 @@ __all__ = [
     "utc_now",
     "uuid7",
 ]
+
+# The guard comes with the models it guards, whatever else is imported. By name: the one arrow that points up.
+import_module("dotmac.database.tenancy")

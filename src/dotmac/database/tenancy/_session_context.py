@@ -51,29 +51,43 @@ def begin_sql(context: RequestContext, placement: Placement | None = None) -> st
 _DEFAULT = "(SELECT reset_val FROM pg_catalog.pg_settings WHERE name = {})"
 
 
-def late_sql(context: RequestContext, placement: Placement | None, told_before: bool) -> str | None:  # noqa: FBT001 - one caller
-    """One SELECT that says the same in the middle of a transaction, and takes back what was said before; None for nothing."""
+def late_sql(
+    context: RequestContext,
+    placement: Placement | None,
+    before: tuple[RequestContext, Placement | None] | None,
+) -> str | None:
+    """One SELECT that says the same in the middle of a transaction; None for nothing.
+
+    What was said ``before`` and is no longer so is taken back; settings that were never made are left alone.
+    """
     values: dict[str, str] = {
         setting: quoted_literal(getattr(context, attribute) or "") for setting, attribute in _SETTINGS
     }
-    if told_before:
-        for name in ("search_path", "statement_timeout", "role"):
-            values[name] = _DEFAULT.format(quoted_literal(name))
-        values["role"] = "'none'"
+    if before is not None and before[1] is not None:
+        values |= {name: _DEFAULT.format(quoted_literal(name)) for name in _placed(before[1])}
+        if before[1].role is not None:
+            values["role"] = "'none'"
     if placement is not None:
-        if placement.schema is not None:
-            values["search_path"] = quoted_literal(_search_path(placement.schema, placement.shared_schema))
-        if placement.statement_timeout is not None:
-            values["statement_timeout"] = quoted_literal(str(_milliseconds(placement.statement_timeout)))
-        if placement.role is not None:
-            values["role"] = quoted_literal(placement.role)
-    if not told_before and placement is None and all(value == "''" for value in values.values()):
+        values |= {name: quoted_literal(value) for name, value in _placed(placement).items()}
+    if before is None and placement is None and all(value == "''" for value in values.values()):
         return None
     # The role last: it may not be allowed to do the rest.
     ordered = sorted(values.items(), key=lambda item: item[0] == "role")
     return "SELECT " + ", ".join(
         f"pg_catalog.set_config({quoted_literal(name)}, {value}, true)" for name, value in ordered
     )
+
+
+def _placed(placement: Placement) -> dict[str, str]:
+    """The settings of a placement."""
+    values: dict[str, str] = {}
+    if placement.schema is not None:
+        values["search_path"] = _search_path(placement.schema, placement.shared_schema)
+    if placement.statement_timeout is not None:
+        values["statement_timeout"] = str(_milliseconds(placement.statement_timeout))
+    if placement.role is not None:
+        values["role"] = placement.role
+    return values
 
 
 def _search_path(schema: str, shared_schema: str | None) -> str:

@@ -112,7 +112,7 @@ class Work:
             return
         self.verified.clear()
         if connection.dialect.name == "postgresql":
-            changed = late_sql(context, placement, told is not None)
+            changed = late_sql(context, placement, told)
             if changed is not None:
                 cursor = cursor_of.cursor()
                 try:
