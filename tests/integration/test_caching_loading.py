@@ -18,6 +18,7 @@ from dotmac.database.caching import (
     close_redis_client,
     get_redis_client,
 )
+from dotmac.database.caching._link import linked
 from dotmac.database.fastapi import database_lifespan
 
 
@@ -77,6 +78,49 @@ async def test_all_who_ask_at_once_share_one_load(make_cache):
     assert await cache.get_or_load("a", source) is None
     assert source.loads == 1
     assert (await cache.get_stats())["coalesced"] >= 49
+
+
+@pytest.mark.parametrize("known", ["stored", "loaded"])
+async def test_no_caller_changes_what_another_is_given(make_cache, known):
+    cache, source = make_cache(), Source({"roles": []})
+    if known == "stored":
+        await cache.set("a", {"roles": []})
+    source.release.set()
+    given = await asyncio.gather(*[cache.get_or_load("a", source) for _ in range(5)])
+    given[0]["roles"].append("admin")
+    given[1]["roles"].append("owner")
+    assert given[2:] == [{"roles": []}] * 3
+
+
+async def test_a_signed_cache_does_not_share_the_reads_of_an_unsigned_one(make_cache, client):
+    plain = make_cache()
+    signed = SmartCache(
+        "users", policy=plain.policy, client=client, prefix=plain._prefix, signing_key="secret"
+    )
+    await plain.set("a", "forged")
+    reads = [cache.get_or_load("a", lambda: "good") for cache in (plain, signed)]
+    assert await asyncio.gather(*reads) == ["forged", "good"]
+
+
+@pytest.mark.parametrize(
+    "junk", [b"junk", b"{}", b"[]", b"\xff", b'{"from":"x","number":1,"scope":"s","keys":5}'], ids=repr
+)
+async def test_foreign_messages_end_no_subscription(make_cache, client, junk):
+    cache, writer = make_cache(memory_seconds=60), make_cache()
+    await writer.set("a", "old")
+    await cache.get("warm-up")
+    copies = cache._link().copies(cache._spaces[None].scope)
+    await copies.serves()
+    lost = copies._lost
+    await client.publish(copies._channel, junk)
+    await copies._hear_acknowledgements()
+    await client.publish(copies._answers_to(copies._name), b"junk")
+    assert [await cache.get("a"), await cache.get("a")] == ["old", "old"]
+    await writer.set("a", "new")
+    await copies._signals.ping(10, b"after all that was published")
+    assert (copies.foreign, lost.is_set()) == (2, False)
+    assert await cache.get("a") == "new"
+    await linked(client).close()
 
 
 async def test_a_cancelled_caller_cancels_nobody_else(make_cache):

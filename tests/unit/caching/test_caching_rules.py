@@ -14,7 +14,7 @@ from dotmac.database.caching import CachePolicy, SmartCache
 from dotmac.database.caching._client import LoopPool, RedisServer
 from dotmac.database.caching._envelope import Entry
 from dotmac.database.caching._freshness import Worth, lifetime, worth
-from dotmac.database.caching._keys import LONGEST_BYTES, Scope, key_text, pattern_text
+from dotmac.database.caching._keys import LONGEST_BYTES, Scope, arguments_key, key_text, pattern_text
 from dotmac.database.caching._memory import Memory
 from dotmac.database.caching._statistics import Counters
 from dotmac.database.errors import ConfigurationError, ValidationError
@@ -46,6 +46,50 @@ def test_a_pattern_of_one_tenant_matches_no_key_of_another(tenant, other):
     pattern = Scope.of("p", "n", tenant).values + pattern_text("*")
     key = Scope.of("p", "n", other).values + key_text(("a", 1))
     assert fnmatch.fnmatchcase(key, pattern) == (tenant == other)
+
+
+ARGUMENTS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2)
+    | st.floats(-2, 2)
+    | st.sampled_from(["", "~", "~None", "~str~1", "1", "x", str(uuid.UUID(int=1)), uuid.UUID(int=1)])
+    | st.text(max_size=3)
+    | st.decimals(-2, 2, places=1)
+    | st.dates(date(2026, 1, 1), date(2026, 1, 2))
+)
+CALLS = st.tuples(
+    st.lists(ARGUMENTS, max_size=3).map(tuple),
+    st.dictionaries(st.sampled_from(["x", "y", "~"]), ARGUMENTS, max_size=2),
+)
+
+
+@given(CALLS, CALLS)
+def test_different_arguments_have_different_keys(one, other):
+    keys = [key_text(("f", *arguments_key(*call))) for call in (one, other)]
+    typed = [repr((call[0], sorted(call[1].items()))) for call in (one, other)]
+    assert (keys[0] == keys[1]) == (typed[0] == typed[1])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (((1,), {}), (("1",), {})),
+        (((None,), {}), (("~None",), {})),
+        ((("x", "1"), {}), ((), {"x": "1"})),
+        (((True,), {}), ((1,), {})),
+        (((1.0,), {}), (("1.0",), {})),
+        (((uuid.UUID(int=1),), {}), ((str(uuid.UUID(int=1)),), {})),
+        (((date(2026, 1, 2),), {}), (("2026-01-02",), {})),
+    ],
+)
+def test_arguments_that_only_look_alike_have_different_keys(one, other):
+    assert key_text(("f", *arguments_key(*one))) != key_text(("f", *arguments_key(*other)))
+
+
+@pytest.mark.parametrize("value", [42, -1, "ada", uuid.UUID(int=7)])
+def test_an_ordinary_argument_is_the_part_of_a_key_that_it_is_anywhere(value):
+    assert key_text(("user", *arguments_key((value,), {}))) == key_text(("user", value))
 
 
 def test_keys_of_parts_and_paths():

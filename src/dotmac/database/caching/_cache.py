@@ -14,7 +14,7 @@ from dotmac.database.caching._codec import Codec, DamagedValueError
 from dotmac.database.caching._envelope import Envelope
 from dotmac.database.caching._exchange import CacheUnavailableError
 from dotmac.database.caching._freshness import CachePolicy, Duration, Worth, lifetime, seconds_of, worth
-from dotmac.database.caching._keys import Scope, key_text, pattern_text
+from dotmac.database.caching._keys import Scope, arguments_key, key_text, pattern_text
 from dotmac.database.caching._link import LinkedServer, linked
 from dotmac.database.caching._loading import Loading, Request
 from dotmac.database.caching._memory import Memory
@@ -462,8 +462,9 @@ class SmartCache:
     ) -> Callable[[Callable[Parameters, Awaitable[Result]]], Callable[Parameters, Awaitable[Result]]]:
         """Decorate an async function: its results are read through the cache.
 
-        ``@cache.cached("user")`` keys by the arguments, ``key=lambda user_id, **_: (user_id,)`` by what it returns; without a
-        prefix, the function's name is it. ``None`` is a result like any other.
+        ``@cache.cached("user")`` keys by the arguments and their types: ``delete("user", 42)`` removes what ``user(42)`` loaded,
+        ``user("42")`` is another entry. ``key=lambda user_id, **_: (user_id,)`` keys by what it returns, as `get` would.
+        Without a prefix, the function's name is it. ``None`` is a result like any other.
 
         Raises:
             TypeError: The function is not async.
@@ -482,8 +483,7 @@ class SmartCache:
                 if key is None:
                     bound = signature.bind(*arguments, **keywords)
                     bound.apply_defaults()
-                    named = (part for pair in sorted(bound.kwargs.items()) for part in pair)
-                    rest = tuple(_argument(part) for part in (*bound.args, *named))
+                    rest = arguments_key(bound.args, bound.kwargs)
                 else:
                     rest = key(*arguments, **keywords)
                 load = functools.partial(function, *arguments, **keywords)
@@ -635,11 +635,6 @@ class SmartCache:
 
 def _keys_of(space: _Space, texts: Sequence[str] | None) -> list[str] | None:
     return None if texts is None else [space.scope.values + text for text in texts]
-
-
-def _argument(value: Any) -> Any:
-    """An argument as a part of a key; what get() refuses as a likely mistake is a plain value here."""
-    return f"~{value}" if value is None or value is True or value is False or value == "" else value
 
 
 def _text_of(key: Key) -> str:

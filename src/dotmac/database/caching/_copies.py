@@ -11,6 +11,7 @@ are leases as in Gray and Cheriton, "Leases: An Efficient Fault-Tolerant Mechani
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 import weakref
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from dotmac.database.caching._memory import Memory
     from dotmac.database.caching._signals import Signals
 
+_logger = logging.getLogger("dotmac.database.caching")
 _LEASE_SECONDS = 2.0
 _SERVED_SHARE = 0.9  # clocks run at slightly different speeds
 _UNKNOWN = 2
@@ -46,6 +48,7 @@ class Copies:
 
     Attributes:
         served_until: Copies may be served before this time (monotonic seconds).
+        foreign: How many messages came that no cache sends; they are ignored.
     """
 
     def __init__(self, link: Link, members_key: str) -> None:
@@ -63,6 +66,7 @@ class Copies:
         self._hears_acknowledgements = False
         self._hearing = asyncio.Lock()
         self.served_until = 0.0
+        self.foreign = 0
 
     def keep(self, memory: Memory) -> None:
         """Keep ``memory`` coherent from now on."""
@@ -144,19 +148,34 @@ class Copies:
         if message is None:  # lost: from now on only time tells
             self._hears_acknowledgements = False
             return
-        number, _, name = message.partition(b":")
-        waiting = self._waiting.get(int(number))
+        try:
+            number, _, name = message.decode().partition(":")
+            waiting = self._waiting.get(int(number))
+        except ValueError:
+            self._note_foreign()
+            return
         if waiting is not None:
-            waiting.came_from(name.decode())
+            waiting.came_from(name)
 
     def _on_change(self, message: bytes | None) -> None:
         if message is None:
             self._serve_none()
             return
-        change: dict[str, Any] = orjson.loads(message)
-        self.drop(change["keys"], change["scope"])
-        if change["from"] != self._name:
-            self._link.start(self._acknowledge(change["from"], change["number"]), "dotmac-cache-heard")
+        try:
+            change: dict[str, Any] = orjson.loads(message)
+            name, number = str(change["from"]), int(change["number"])
+            self.drop(change["keys"], change["scope"])
+        except (ValueError, TypeError, KeyError):
+            self._note_foreign()
+            return
+        if name != self._name:
+            self._link.start(self._acknowledge(name, number), "dotmac-cache-heard")
+
+    def _note_foreign(self) -> None:
+        """Somebody else publishes on our channels: nothing that we wait for."""
+        self.foreign += 1
+        if self.foreign == 1:
+            _logger.warning("What is no message of a cache came over %s; it is ignored.", self._members_key)
 
     async def _acknowledge(self, name: str, number: int) -> None:
         with suppress(CacheUnavailableError):  # then it waits for our lease to end

@@ -56,12 +56,17 @@ class Envelope:
         schema: Version of what is stored; entries of any other one are not read.
         shape: Fingerprint of the models.
         signing_key: Signs entries, and refuses those that are not signed with it.
+
+    Attributes:
+        fingerprint: The same for envelopes that read what the other writes.
     """
 
     def __init__(self, schema: str, shape: bytes = b"", signing_key: bytes | None = None) -> None:
         self._schema = blake2b(schema.encode() + b"\0" + shape, digest_size=8).digest()
         self._signing_key = signing_key
         self._marks = 0 if signing_key is None else _SIGNED
+        key = b"" if signing_key is None else hmac.digest(signing_key, b"fingerprint", "sha256")
+        self.fingerprint = blake2b(self._schema + key, digest_size=8).hexdigest()
 
     def wrap(
         self,

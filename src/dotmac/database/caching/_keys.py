@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import UUID
 
 from dotmac.database.errors import ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LONGEST_BYTES = 512 * 1024 * 1024
 """What Redis takes as a key or a value (``proto-max-bulk-len``)."""
@@ -26,6 +29,7 @@ COPIES_TAG = "{dotmac-copies}"
 
 _SHORT = 1000
 _SAFE = "-_.~+=@,/"
+_looks_like_another = re.compile(r"-?[0-9]+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 _is_plain = re.compile(r"[A-Za-z0-9\-_.~+=@,/]+").fullmatch
 _PATTERN_PARTS = re.compile(r"\\(.)|\[(\^?)([A-Za-z0-9\-_.]+)\]|([*?:])|([^\\\[*?:]+)|(.)", re.DOTALL)
 _TEXTUAL = (str, int, UUID, date, datetime, Decimal, float)
@@ -114,6 +118,29 @@ def key_text(parts: tuple[Any, ...]) -> str:
     if not texts:
         raise ValidationError("A cache key needs at least one part, as in get('user', user_id).")
     return _checked(":".join(texts))
+
+
+def arguments_key(positional: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Parts of a key that tell the arguments of one call from those of any other.
+
+    Ints, UUIDs and texts that look like neither are themselves, so that ``delete("user", 42)`` names what ``user(42)`` has
+    loaded. Everything else says its type ("42" is not 42), and what is given by name follows a part that no value is.
+    """
+    parts: list[Any] = [_argument(value) for value in positional]
+    for name in sorted(named):
+        parts += ("~", _argument(name), _argument(named[name]))
+    return tuple(parts)
+
+
+def _argument(value: Any) -> Any:
+    kind = type(value)
+    if kind is int or isinstance(value, UUID):
+        return value
+    if kind is str:
+        return value if value[:1] not in ("", "~") and not _looks_like_another(value) else f"~str~{value}"
+    if value is None or kind is bool:  # what get() refuses as a likely mistake is a plain value here
+        return f"~{value}"
+    return f"~{kind.__module__}.{kind.__qualname__}~{_text(value)}"
 
 
 def pattern_text(pattern: str) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dotmac.database.caching._codec import DamagedValueError
 from dotmac.database.caching._exchange import CacheUnavailableError
 from dotmac.database.caching._freshness import Worth, lifetime, worth
+from dotmac.database.errors import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("dotmac.database.caching")
 _ANYBODY = 1 << 30
+_IMMUTABLE = (str, int, float, bytes, type(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,12 @@ class Outcome:
     Attributes:
         value: The value.
         since: Good for callers who joined before this step.
+        encoded: Its format and bytes, of which callers who share it get their own; None where it cannot be encoded.
     """
 
     value: Any
     since: int
+    encoded: tuple[int, bytes] | None
 
 
 class Flight:
@@ -112,10 +116,10 @@ class Loading:
 
     async def get(self, link: Link, request: Request) -> Any:
         """The cached value, or what the loader brings."""
-        name = request.scope.values + request.text
+        name = self._flight_name(request)
         while True:
             flight = link.flights.get(name)
-            joined = 0
+            joined, is_shared = 0, flight is not None
             if flight is None:
                 flight = self._take_off(link, name, lambda flight: self._fly(flight, link, request))
             else:
@@ -124,7 +128,17 @@ class Loading:
             assert flight.task is not None  # noqa: S101 - set before anybody sees it
             outcome = await asyncio.shield(flight.task)
             if joined < outcome.since:
-                return outcome.value
+                return self._own(outcome) if is_shared else outcome.value
+
+    def _own(self, outcome: Outcome) -> Any:
+        """The value for one of several callers: none of them can change another's."""
+        if outcome.encoded is None or isinstance(outcome.value, _IMMUTABLE):
+            return outcome.value
+        return self._codec.decode(*outcome.encoded)
+
+    def _flight_name(self, request: Request) -> str:
+        # A cache of another schema or signature would not read what this one does.
+        return f"{self._envelope.fingerprint} {request.scope.values}{request.text}"
 
     def _take_off(self, link: Link, name: str, fly: Callable[[Flight], Any]) -> Flight:
         flight = link.flights[name] = Flight()
@@ -145,14 +159,15 @@ class Loading:
         if entry is not None and found is not None:
             if worth(entry, time.time() * 1000) is Worth.FRESH:
                 counters.hits += 1
-                return Outcome(found[0], since)
-            return await self._with_stale(link, request, entry, Outcome(found[0], since))
+                return Outcome(found[0], since, (entry.form, entry.body))
+            stale = Outcome(found[0], since, (entry.form, entry.body))
+            return await self._with_stale(link, request, entry, stale)
         counters.misses += 1
         return await self._load(flight, link, request, entry)
 
     async def _with_stale(self, link: Link, request: Request, entry: Entry, stale: Outcome) -> Outcome:
         """The stale value, unless the load that it sets off ends well within the soft timeout."""
-        name = f"{request.scope.values}{request.text} refresh"
+        name = f"{self._flight_name(request)} refresh"
         flight = link.flights.get(name)
         joined = 0
         if flight is not None:
@@ -166,7 +181,7 @@ class Loading:
             if flight.task.done() and not flight.task.cancelled() and flight.task.exception() is None:
                 outcome = flight.task.result()
                 if joined < outcome.since:  # else it may be older than a change that the stale value has seen
-                    return Outcome(outcome.value, stale.since)
+                    return Outcome(self._own(outcome), stale.since, outcome.encoded)
         request.counters.stale += 1
         return stale
 
@@ -185,7 +200,9 @@ class Loading:
         if begun.version is not None:
             return await self._load_leased(flight, link, request, token, begun.version)
         found = self._decoded(begun.entry, request.counters)
-        return Outcome(found[0], since) if found is not None else await self.load_alone(request)
+        if begun.entry is None or found is None:
+            return await self.load_alone(request)
+        return Outcome(found[0], since, (begun.entry.form, begun.entry.body))
 
     async def _begin(self, link: Link, request: Request, token: str, seen: Entry | None) -> Begun:
         begun = await self._store.begin(
@@ -249,23 +266,29 @@ class Loading:
             )
         except CacheUnavailableError:
             request.counters.errors += 1
-            return Outcome(value, _ANYBODY)
+            return Outcome(value, _ANYBODY, (form, body))
         if stored:
             request.counters.writes += 1
-            return Outcome(value, proved)
+            return Outcome(value, proved, (form, body))
         request.counters.refused += 1
-        return Outcome(value, began)
+        return Outcome(value, began, (form, body))
 
     async def load_alone(self, request: Request) -> Outcome:
         """Without Redis: nothing is stored, and no invalidation is known."""
         try:
-            return Outcome(await self._run_loader(request), _ANYBODY)
+            value = await self._run_loader(request)
         except Exception:
-            found = self._decoded(request.last_known(), request.counters)
-            if found is None:
+            entry = request.last_known()
+            found = self._decoded(entry, request.counters)
+            if entry is None or found is None:
                 raise
             request.counters.stale += 1
-            return Outcome(found[0], _ANYBODY)
+            return Outcome(found[0], _ANYBODY, (entry.form, entry.body))
+        try:
+            encoded = self._codec.encode(value)
+        except ValidationError:  # nothing is stored, so it need not be storable
+            encoded = None
+        return Outcome(value, _ANYBODY, encoded)
 
     async def _run_loader(self, request: Request) -> Any:
         request.counters.loads += 1
