@@ -1,6 +1,7 @@
-"""One of several processes that use the same cache: ``python caching_worker.py URL PREFIX ROLE NUMBER``.
+"""Several processes that use the same cache: ``python caching_worker.py URL PREFIX ROLE SOCKET…``, one for each socket.
 
-It says "ready" when it is connected, begins when it is sent a line, and prints what it saw as JSON.
+Each sends its process id when it is connected, begins when it is sent a line, and sends what it saw as JSON. They are
+forked after the imports, which take longer than the work.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import functools
 import json
 import os
+import socket
 import sys
 
 from redis.asyncio import Redis
@@ -19,7 +21,7 @@ PROCESSES = 4
 CHANGES = int(os.environ.get("DOTMAC_TEST_CACHE_CHANGES", "24"))
 
 
-async def stampede(redis, prefix, number):
+async def stampede(redis, prefix, number, test):
     cache = SmartCache("s", policy=CachePolicy(timeout_seconds=10), client=redis, prefix=prefix)
     await cache.get("warm-up")
     loads = 0
@@ -31,7 +33,7 @@ async def stampede(redis, prefix, number):
         await redis.blpop(f"{prefix}:go")  # when all processes have asked
         return {"from": number}
 
-    await turn()
+    await turn(test)
     values = await asyncio.gather(*[cache.get_or_load("hot", load) for _ in range(25)])
     return {"loads": loads, "values": [value["from"] for value in values]}
 
@@ -74,10 +76,10 @@ class Coherence:
         await self.redis.set(f"{self.prefix}:acknowledged:{key}", number)
 
 
-async def coherence(redis, prefix, number):
+async def coherence(redis, prefix, number, test):
     work = Coherence(redis, prefix, number)
     await serving_copies(work.cache)
-    await turn()
+    await turn(test)
     reader = asyncio.create_task(work.read())
     for change in range(1, CHANGES + 1):
         await work.change(change)
@@ -88,7 +90,7 @@ async def coherence(redis, prefix, number):
     return {"stale": work.stale, "reads": work.reads, **report}
 
 
-async def keep_copy(redis, prefix, number):
+async def keep_copy(redis, prefix, number, test):
     """Serve a copy from memory until it is told to report."""
     cache = SmartCache(
         "k", policy=CachePolicy(timeout_seconds=10, memory_seconds=600), client=redis, prefix=prefix
@@ -97,7 +99,7 @@ async def keep_copy(redis, prefix, number):
     await cache.get("a")
     await cache.get("a")
     assert (await cache.get_stats())["memory_hits"] == 1
-    await turn()
+    await turn(test)
     return {"value": await cache.get("a")}
 
 
@@ -106,17 +108,36 @@ async def serving_copies(cache):
     await cache._link().copies(cache._spaces[None].scope).serves()
 
 
-async def turn():
-    print("ready", flush=True)  # noqa: T201 - the test reads it
-    await asyncio.to_thread(sys.stdin.readline)
+async def turn(test):
+    test.write(f"{os.getpid()}\n")
+    test.flush()
+    await asyncio.to_thread(test.readline)
 
 
-async def main():
-    url, prefix, role, number = sys.argv[1:]
+async def play(url, prefix, role, number, test):
     async with Redis.from_url(url) as redis:
-        report = await globals()[role](redis, prefix, int(number))
-        print(json.dumps(report), flush=True)  # noqa: T201 - the test reads it
+        report = await globals()[role](redis, prefix, number, test)
+    test.write(f"{json.dumps(report)}\n")
+    test.flush()
+
+
+def main():
+    url, prefix, role, *sockets = sys.argv[1:]
+    children = []
+    for number, descriptor in enumerate(sockets):
+        child = os.fork()
+        if child == 0:
+            for another in sockets[number + 1 :]:  # whoever ends is to be heard ending
+                os.close(int(another))
+            with socket.socket(fileno=int(descriptor)) as connection, connection.makefile("rw") as test:
+                asyncio.run(play(url, prefix, role, number, test))
+            return
+        os.close(int(descriptor))
+        children.append(child)
+    for child in children:
+        _, status = os.waitpid(child, 0)
+        assert status == 0, status
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

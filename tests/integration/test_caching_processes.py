@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,37 +26,43 @@ class Workers:
     """Processes of one role, started and at the line."""
 
     def __init__(self, url, prefix, role, count):
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, "-W", "error", WORKER, url, prefix, role, str(number)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for number in range(count)
-        ]
+        pairs = [socket.socketpair() for _ in range(count)]
+        theirs = [pair[1] for pair in pairs]
+        descriptors = [their.fileno() for their in theirs]
+        self.parent = subprocess.Popen(
+            [sys.executable, "-W", "error", WORKER, url, prefix, role, *map(str, descriptors)],
+            pass_fds=descriptors,
+            start_new_session=True,
+        )
+        for their in theirs:
+            their.close()
+        self.sockets = [pair[0] for pair in pairs]
+        self.files = [ours.makefile("rw") for ours in self.sockets]
 
     def __enter__(self):
-        for process in self.processes:
-            assert process.stdout.readline() == "ready\n"
+        try:
+            self.pids = [int(file.readline()) for file in self.files]
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def go(self):
-        for process in self.processes:
-            process.stdin.write("go\n")
-            process.stdin.flush()
+        for file in self.files:
+            file.write("go\n")
+            file.flush()
 
     def reports(self):
-        found = [json.loads(process.stdout.readline()) for process in self.processes]
-        assert [process.wait(30) for process in self.processes] == [0] * len(self.processes)
+        found = [json.loads(file.readline()) for file in self.files]
+        assert self.parent.wait(30) == 0
         return found
 
     def __exit__(self, *_error):
-        for process in self.processes:
-            process.kill()
-            process.wait()
-            process.stdin.close()
-            process.stdout.close()
+        with suppress(ProcessLookupError):
+            os.killpg(self.parent.pid, signal.SIGKILL)
+        self.parent.wait()
+        for closing in (*self.files, *self.sockets):
+            closing.close()
 
 
 @pytest.fixture
@@ -68,9 +77,11 @@ def test_four_processes_with_25_callers_each_load_once(prefix):
         Workers(server.tcp_url, prefix, "stampede", 4) as workers,
     ):
         redis.config_resetstat()
-        workers.go()
-        while redis.info("commandstats").get("cmdstat_subscribe", {"calls": 0})["calls"] < 3:
-            pass  # the three that wait have subscribed when the loader may end
+        with redis.monitor() as monitor:
+            workers.go()
+            for _ in range(3):  # the three that wait have subscribed when the loader may end
+                while not monitor.next_command()["command"].startswith("SUBSCRIBE"):
+                    pass
         redis.rpush(f"{prefix}:go", 1)
         reports = workers.reports()
         assert sum(report["loads"] for report in reports) == 1
@@ -98,10 +109,10 @@ async def test_an_invalidation_waits_for_a_frozen_process_only_until_its_lease_e
         cache = SmartCache("k", policy=CachePolicy(timeout_seconds=10), client=client, prefix=prefix)
         await cache.set("a", "old")
         with Workers(redis_url, prefix, "keep_copy", 1) as workers:
-            (process,) = workers.processes
-            process.send_signal(signal.SIGSTOP)
+            (process,) = workers.pids
+            os.kill(process, signal.SIGSTOP)
             await cache.set("a", "new")  # returns though the process cannot answer
-            process.send_signal(signal.SIGCONT)
+            os.kill(process, signal.SIGCONT)
             workers.go()
             assert workers.reports() == [{"value": "new"}]
 

@@ -106,7 +106,7 @@ def key_text(parts: tuple[Any, ...]) -> str:
         if type(first) is str and type(second) is int and _is_plain(first) and len(first) < _SHORT:
             return f"{first}:{second}"
     if len(parts) == 1 and type(parts[0]) is str:
-        parts = tuple(parts[0].split(":"))
+        parts = tuple(_checked(parts[0]).split(":"))
     texts = []
     for part in parts:
         text = part if type(part) is str else _text(part)
