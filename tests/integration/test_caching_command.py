@@ -29,6 +29,49 @@ async def warm_some(progress):
 """
 
 
+FORKING = """
+import json, os, sys
+import dotmac.database.caching
+from dotmac.database.cli import _main, main
+
+for line in sys.stdin:
+    order = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        for descriptor, path in enumerate((os.devnull, order["out"], order["err"])):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), descriptor)
+        os.chdir(order["directory"])
+        os.environ["REDIS_URL"] = order["url"]
+        sys.argv[1:] = ["cache", *order["words"]]
+        main()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""Runs the command as a process of its own, without importing everything once more for each."""
+
+
+@pytest.fixture(scope="module")
+def forking():
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORKING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def forked_command(forking, redis_url, tmp_path):
+    def run(*words, url=redis_url):
+        out, err = tmp_path / "out", tmp_path / "err"
+        order = {"words": words, "url": url, "directory": str(tmp_path), "out": str(out), "err": str(err)}
+        forking.stdin.write(f"{json.dumps(order)}\n")
+        forking.stdin.flush()
+        code = int(forking.stdout.readline())
+        return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
+
+    return run
+
+
 @pytest.fixture
 def prefix():
     return f"command-{uuid.uuid4().hex}"
@@ -55,7 +98,8 @@ async def cache(redis_url, prefix):
         yield SmartCache("users", policy=CachePolicy(timeout_seconds=10), client=client, prefix=prefix)
 
 
-async def test_caches_are_shown_and_emptied(command, cache, prefix):
+async def test_caches_are_shown_and_emptied(forked_command, cache, prefix):
+    command = forked_command
     await cache.set_many({"a": 1, "b": 2})
     await cache.get("a")
     await cache.for_tenant("acme:eu").set("a", 1)
@@ -101,8 +145,8 @@ def test_an_applications_function_warms(command, tmp_path, prefix):
         (("purge", "--namespace", "x"), "Redis does not answer"),
     ],
 )
-def test_errors_are_one_line(command, words, says):
-    run = command(*words, url="redis://:secret@127.0.0.1:1/0")
+def test_errors_are_one_line(forked_command, words, says):
+    run = forked_command(*words, url="redis://:secret@127.0.0.1:1/0")
     assert run.returncode in (1, 2)
     assert says in run.stderr
     assert "Traceback" not in run.stderr
