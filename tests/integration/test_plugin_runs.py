@@ -183,16 +183,19 @@ def test_server_and_directory_are_gone_after_the_run(pytester):
     assert not Path((pytester.path / "where.txt").read_text()).parent.exists()
 
 
-def test_mysql_url_skips_with_its_reason(pytester):
-    pytester.makepyfile("def test_needs_it(mysql_url): pass")
+@pytest.mark.parametrize("server", ["mysql", "citus"])
+def test_a_url_that_is_not_given_skips_with_its_reason(pytester, monkeypatch, server):
+    monkeypatch.delenv(f"DOTMAC_TEST_{server.upper()}_URL", raising=False)
+    pytester.makepyfile(f"def test_needs_it({server}_url): pass")
     result = pytester.runpytest_subprocess("-rs")
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["*pass --mysql-url or set DOTMAC_TEST_MYSQL_URL*"])
+    result.stdout.fnmatch_lines([f"*pass --{server}-url or set DOTMAC_TEST_{server.upper()}_URL*"])
 
 
-def test_given_redis_url_is_handed_on(pytester):
-    pytester.makepyfile("def test_it(redis_url): assert redis_url == 'redis://given'")
-    pytester.runpytest_subprocess("--redis-url", "redis://given").assert_outcomes(passed=1)
+@pytest.mark.parametrize("server", ["redis", "citus"])
+def test_a_given_url_is_handed_on(pytester, server):
+    pytester.makepyfile(f"def test_it({server}_url): assert {server}_url == 'given'")
+    pytester.runpytest_subprocess(f"--{server}-url", "given").assert_outcomes(passed=1)
 
 
 def test_mysql_tests_get_a_database_of_their_own(pytester, mysql_url):

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Index, UniqueConstraint, and_, case, false, select, tuple_, update
+from sqlalchemy import DefaultClause, Index, UniqueConstraint, and_, case, false, select, tuple_, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from dotmac.database.errors import QueryError, ValidationError
+from dotmac.database.models import utc_now
 from dotmac.database.tenancy import Scope, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import ColumnElement, Select, Update
+    from sqlalchemy import Column, ColumnElement, Select, Update
     from sqlalchemy.sql.dml import Insert
 
     from dotmac.database.models import ModelShape
@@ -206,6 +207,22 @@ def insert_or_update(
         }
         return mysql_insert.on_duplicate_key_update(guarded)
     raise QueryError(f"upsert needs INSERT … ON CONFLICT, which {dialect} has not.")
+
+
+def default_is_update(column: Column[Any]) -> bool:
+    """Whether a row that is left to the server's default holds what an update would set: the transaction's time.
+
+    An upsert then takes it from the new row. Citus refuses functions that are not immutable in DO UPDATE SET, and
+    evaluates defaults beforehand. Not for nullable columns: a table made without the default would give NULL.
+    """
+    default = column.server_default
+    return (
+        not column.nullable
+        and isinstance(default, DefaultClause)
+        and isinstance(default.arg, utc_now)
+        and column.onupdate is not None
+        and isinstance(column.onupdate.arg, utc_now)  # type: ignore[attr-defined] # a clause, a value or a callable
+    )
 
 
 def _of_its_tenant(shape: ModelShape, scope: Scope, new: Any) -> tuple[ColumnElement[bool], ...]:

@@ -162,7 +162,9 @@ class Operations(Writing[M]):
             onupdate = attribute.property.columns[0].onupdate
             if onupdate is None or name in changed:
                 continue
-            if onupdate.is_clause_element:
+            if name not in names and _conflicts.default_is_update(attribute.property.columns[0]):
+                changed.append(name)
+            elif onupdate.is_clause_element:
                 extra[name] = onupdate.arg
             elif name in names:
                 changed.append(name)  # its value came with the client's defaults

@@ -40,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("pg", "PostgreSQL to use as its administrator, instead of starting one"),
         ("redis", "Redis or Valkey to use, instead of starting one"),
         ("mysql", "MySQL or MariaDB to use; tests that need one are skipped without it"),
+        ("citus", "database on a Citus coordinator to use; tests that need one are skipped without it"),
     ):
         group.addoption(
             f"--{option}-url",
@@ -226,6 +227,15 @@ def mysql_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
     with temporary_database(given) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def citus_url(request: pytest.FixtureRequest) -> str:
+    """URL of a database on a Citus coordinator, shared by all workers as it is; without one, tests are skipped."""
+    given = cast("str | None", request.config.option.citus_url)
+    if not given:
+        pytest.skip("needs a Citus coordinator: pass --citus-url or set DOTMAC_TEST_CITUS_URL")
+    return given
 
 
 @pytest.fixture(scope="session")
