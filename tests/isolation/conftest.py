@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import pytest
-
-if find_spec("dotmac.database.tenancy._guard") is None:
-    collect_ignore_glob = ["test_isolation_*.py"]
+from isolation_worlds import Databases
 
 
 @pytest.fixture(scope="session")
 def databases(request, tmp_path_factory):
-    from isolation_worlds import Databases  # noqa: PLC0415 - wants the guard
-
     made = Databases(request, tmp_path_factory.mktemp("isolation"))
     yield made
     made.close()

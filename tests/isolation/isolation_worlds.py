@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import sqlalchemy
@@ -17,12 +17,6 @@ from dotmac.database.context import current_context
 from dotmac.database.engine._sessions import placed_session
 from dotmac.database.tenancy import IsolationMode, Placement, enable_row_level_security
 from dotmac.database.testing.isolation import ATTACKER, OTHER, Trial, prepare
-
-try:
-    from dotmac.database.tenancy._guard import switched_off
-except ImportError:
-    switched_off = nullcontext
-
 
 SCHEMAS = {ATTACKER: "tenant_attacker", OTHER: "tenant_other"}
 

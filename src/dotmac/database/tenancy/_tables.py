@@ -11,6 +11,7 @@ from weakref import WeakSet
 
 from sqlalchemy import Column, MetaData, Table, event
 from sqlalchemy.orm import Mapper
+from sqlalchemy.orm.mapper import _all_registries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,3 +154,17 @@ def _note_models_word(mapper: Mapper[Any], model: type[Any]) -> None:
     named = properties.get(TENANT_COLUMN)
     if isinstance(named, Column) and named.table is table:
         table.info.setdefault(TENANT_COLUMN, named)
+
+
+def _note_what_is_there() -> None:
+    """Tables and models that were declared before this module was imported."""
+    for registry in _all_registries():
+        for table in registry.metadata.tables.values():
+            _note_name(table, registry.metadata)
+        for mapper in registry.mappers:
+            if isinstance(mapper.local_table, Table):
+                _note_name(mapper.local_table, None)
+            _note_models_word(mapper, mapper.class_)
+
+
+_note_what_is_there()
