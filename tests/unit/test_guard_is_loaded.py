@@ -54,7 +54,7 @@ mapping.map_imperatively(Secret, table, properties={"tenant_id": table.c.owner})
 engine = create_engine("sqlite://")
 mapping.metadata.create_all(engine)
 
-import dotmac.database.tenancy
+from dotmac.database import use_context
 
 for statement in (select(Secret), select(table), text("SELECT * FROM secrets")):
     try:

@@ -190,6 +190,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     room, attribute = _HOMES[name]
+    if room == "context":
+        import_module(f"{__name__}.tenancy")  # the guard obeys contexts, and comes with them
     value = getattr(import_module(f"{__name__}.{room}"), attribute)
     globals()[name] = value
     return value
