@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
-from isolation_worlds import KINDS, Kind, opened, switched_off
+from isolation_worlds import KINDS, Kind, opened
 from sqlalchemy import func, select
 
+from dotmac.database.tenancy._guard import switched_off
 from dotmac.database.testing.isolation import ATTACKS
 
 # Breaks out of brackets that only a guard would add.

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from isolation_models import Label
-from isolation_worlds import Kind, new_factory, secure, switched_off
+from isolation_worlds import Kind, new_factory, secure
 from sqlalchemy import delete, exists, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
@@ -34,6 +34,7 @@ from dotmac.database import RequestContext, create_repository, use_context
 from dotmac.database.engine._sessions import placed_session
 from dotmac.database.errors import DatabaseError, EntityNotFoundError, TenantError
 from dotmac.database.tenancy import IsolationMode, Placement
+from dotmac.database.tenancy._guard import switched_off
 
 TENANTS = ("machine-a", "machine-b", "machine-c")
 MINUTES = float(os.environ.get("DOTMAC_ISOLATION_MINUTES", "0"))

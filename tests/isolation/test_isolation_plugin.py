@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import sqlalchemy
 from isolation_models import Attacked, Country, Note, Ticket
-from isolation_worlds import Kind, opened, switched_off
+from isolation_worlds import Kind, opened
 
 from dotmac.database import create_async_engine, create_engine, create_session_factory
+from dotmac.database.tenancy._guard import switched_off
 from dotmac.database.testing.isolation import (
     ATTACKS,
     assert_isolated,

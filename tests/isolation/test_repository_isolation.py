@@ -43,7 +43,7 @@ class Shop(Isolated, BaseModel):
     __tablename__ = "shops"
 
     name: Mapped[str] = mapped_column(String(50))
-    owners: Mapped[list[Owner]] = relationship(back_populates="shop", viewonly=True)
+    owners: Mapped[list[Owner]] = relationship(lambda: Owner, back_populates="shop", viewonly=True)
 
 
 class Owner(Isolated, TenantModel):
@@ -53,8 +53,8 @@ class Owner(Isolated, TenantModel):
     name: Mapped[str | None] = mapped_column(String(50))
     secret: Mapped[str | None] = mapped_column(EncryptedString(keys=["a passphrase"]))
     shop_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("isolated_shops.id"))
-    shop: Mapped[Shop | None] = relationship(viewonly=True)
-    pets: Mapped[list[Pet]] = relationship(back_populates="owner")
+    shop: Mapped[Shop | None] = relationship(lambda: Shop, viewonly=True)
+    pets: Mapped[list[Pet]] = relationship(lambda: Pet, back_populates="owner")
 
 
 class Pet(Isolated, TenantModel):
@@ -63,7 +63,7 @@ class Pet(Isolated, TenantModel):
 
     name: Mapped[str] = mapped_column(String(50))
     owner_id: Mapped[uuid.UUID]
-    owner: Mapped[Owner] = relationship(back_populates="pets")
+    owner: Mapped[Owner] = relationship(lambda: Owner, back_populates="pets")
 
 
 class Log(Isolated, BaseModel, TenantAwareMixin):

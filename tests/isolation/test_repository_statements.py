@@ -47,7 +47,9 @@ class Shelf(OneShard, SoftDeleteMixin, TenantModel):
 
     name: Mapped[str] = mapped_column(String(50))
     height: Mapped[int | None]
-    books: Mapped[list[Book]] = relationship(back_populates="shelf", cascade="all, delete-orphan")
+    books: Mapped[list[Book]] = relationship(
+        lambda: Book, back_populates="shelf", cascade="all, delete-orphan"
+    )
 
 
 class Book(OneShard, SoftDeleteMixin, TenantModel):
@@ -56,7 +58,7 @@ class Book(OneShard, SoftDeleteMixin, TenantModel):
 
     name: Mapped[str] = mapped_column(String(50))
     shelf_id: Mapped[uuid.UUID]
-    shelf: Mapped[Shelf] = relationship(back_populates="books")
+    shelf: Mapped[Shelf] = relationship(lambda: Shelf, back_populates="books")
 
 
 class Crate(OneShard, SoftDeleteMixin, TenantAwareMixin, BaseModel):
@@ -65,7 +67,7 @@ class Crate(OneShard, SoftDeleteMixin, TenantAwareMixin, BaseModel):
 
     name: Mapped[str] = mapped_column(String(50))
     height: Mapped[int | None]
-    books: Mapped[list[Tin]] = relationship(back_populates="shelf", cascade="all, delete-orphan")
+    books: Mapped[list[Tin]] = relationship(lambda: Tin, back_populates="shelf", cascade="all, delete-orphan")
 
 
 class Tin(OneShard, SoftDeleteMixin, TenantAwareMixin, BaseModel):
@@ -73,7 +75,7 @@ class Tin(OneShard, SoftDeleteMixin, TenantAwareMixin, BaseModel):
 
     name: Mapped[str] = mapped_column(String(50))
     shelf_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("oneshard_crates.id"))
-    shelf: Mapped[Crate] = relationship(back_populates="books")
+    shelf: Mapped[Crate] = relationship(lambda: Crate, back_populates="books")
 
 
 # The models, and whether the guard is on: each of the two, repositories and guard, has to be enough where it can be.

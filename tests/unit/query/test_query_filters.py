@@ -32,7 +32,7 @@ class Shelf(BaseModel):
     __tablename__ = "f_shelves"
 
     room: Mapped[str]
-    items: Mapped[list[Item]] = relationship(back_populates="shelf")
+    items: Mapped[list[Item]] = relationship(lambda: Item, back_populates="shelf")
 
 
 class Item(BaseModel):
@@ -51,7 +51,7 @@ class Item(BaseModel):
     data: Mapped[dict[str, object] | None] = mapped_column(JSON())
     secret: Mapped[str | None] = mapped_column(EncryptedString(["k"]))
     shelf_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("f_shelves.id"))
-    shelf: Mapped[Shelf | None] = relationship(back_populates="items")
+    shelf: Mapped[Shelf | None] = relationship(lambda: Shelf, back_populates="items")
 
 
 def compiled(filters, dialect="postgresql", allowed=None, model=Item):
