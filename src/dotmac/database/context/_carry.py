@@ -53,9 +53,11 @@ def carry(function: Callable[_P, _R], context: RequestContext | None = None) -> 
     elif inspect.iscoroutinefunction(function):
 
         @wraps(target)
-        async def carried(*arguments: Any, **keywords: Any) -> Any:
+        async def awaited(*arguments: Any, **keywords: Any) -> Any:
             with use_context(bound):
                 return await target(*arguments, **keywords)
+
+        return cast("Callable[_P, _R]", awaited)
 
     else:
 
@@ -81,8 +83,9 @@ class ContextExecutor(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_R]:
         """Same as ``ThreadPoolExecutor.submit``, under the context of this call."""
-        run: Callable[..., _R] = copy_context().run
-        return super().submit(run, fn, *args, **kwargs)
+        run: Any = copy_context().run
+        future: Future[_R] = super().submit(run, fn, *args, **kwargs)
+        return future
 
 
 class _Steps(Generator[Any, Any, Any]):

@@ -132,8 +132,8 @@ class Notes:
             self._names_by_key = {
                 own.key: name for own, name in names.items()
             }  # SQLAlchemy may have put copies in
-        name: str = self._names_by_key.get(bind.key, bind.key)
-        return name
+        key: str = bind.key
+        return self._names_by_key.get(key, key)
 
     def reserved(self, names: dict[Any, str]) -> frozenset[str]:
         """Names of the parameters that hold the bound tenant: nobody else may give them a value."""
