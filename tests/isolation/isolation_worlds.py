@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -44,7 +45,7 @@ class Kind:
         return f"{self.database}-{self.driver}-{colour}{whose}"
 
 
-KINDS = (
+EVERY_KIND = (
     Kind("sqlite", "pysqlite", is_async=False, full=True),
     Kind("sqlite", "pysqlite", is_async=False, ours=False),
     Kind("sqlite", "aiosqlite", is_async=True),
@@ -62,6 +63,12 @@ KINDS = (
     Kind("databases", "asyncpg", is_async=True),
     Kind("mysql", "pymysql", is_async=False),
     Kind("mysql", "asyncmy", is_async=True),
+)
+# DOTMAC_ISOLATION_WORLDS=one: one world for each kind of database, for a second run on other versions.
+KINDS = (
+    tuple({kind.database: kind for kind in EVERY_KIND}.values())
+    if os.environ.get("DOTMAC_ISOLATION_WORLDS") == "one"
+    else EVERY_KIND
 )
 
 
