@@ -195,7 +195,13 @@ def insert_or_update(
         )
     if dialect in {"mysql", "mariadb"}:
         mysql_insert = mysql.insert(shape.model)
-        guard = (*guard, *_of_its_tenant(shape, scope, mysql_insert.inserted))
+        # The new row's tenant is the scope's. It is named by its column: PyMySQL takes no parameters behind VALUES of many rows.
+        across = Scope(include_deleted=scope.include_deleted, unscoped=True)
+        guard = (
+            *visible(shape, across),
+            *_of_this_class(shape),
+            *_of_its_tenant(shape, across, mysql_insert.inserted),
+        )
         values = {name: mysql_insert.inserted[_column(shape, name)] for name in update} | extra
         values = values or {target.fields[-1]: shape.columns[target.fields[-1]]}
         # ON DUPLICATE KEY UPDATE has no WHERE: each column keeps its value where the row is not visible.

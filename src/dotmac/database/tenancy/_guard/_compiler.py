@@ -329,9 +329,11 @@ class GuardedCompiler(_SQLCompiler):
             assignments = dict(kept.update_values_to_set)
         else:
             assignments = dict(kept.update)
+            # The new row is the tenant's own; a parameter here is more than PyMySQL takes for many rows.
+            own = column == clause.inserted_alias.c[column.key]
             kept.update = {
                 name: case(
-                    (column == tenant, _as_sql(value, statement.table, name)),
+                    (own, _as_sql(value, statement.table, name)),
                     else_=statement.table.c[_key(name)],
                 )
                 for name, value in assignments.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import column, false, func, literal_column, select, table, text, true
+from sqlalchemy import Text, column, false, func, literal_column, select, table, text, true
 from sqlalchemy.exc import DBAPIError
 
 from dotmac.database.errors import DatabaseError
@@ -167,18 +167,14 @@ def lightweight_table(stage: Stage) -> Any:
 def query_to_xml(stage: Stage) -> Any:
     stage.only_on("postgresql")
     query = f"SELECT {_secret(stage)} FROM {_name(stage)}"  # noqa: S608
-    return stage.session.execute(
-        select(func.query_to_xml(query, true(), false(), "").cast(stage.subject.secret.type))
-    ).all()
+    return stage.session.execute(select(func.query_to_xml(query, true(), false(), "").cast(Text))).all()
 
 
 @attack(1)
 def table_to_xml(stage: Stage) -> Any:
     stage.only_on("postgresql")
     name: Any = literal_column(f"'{_name(stage)}'::regclass")
-    return stage.session.execute(
-        select(func.table_to_xml(name, true(), false(), "").cast(stage.subject.secret.type))
-    ).all()
+    return stage.session.execute(select(func.table_to_xml(name, true(), false(), "").cast(Text))).all()
 
 
 @attack(1)
