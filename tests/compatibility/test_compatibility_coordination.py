@@ -8,7 +8,7 @@ import pytest
 from fastapi import HTTPException
 
 from dotmac.database import get_async_db_connection
-from dotmac.database.caching import _client
+from dotmac.database.caching import _client, close_redis_client
 from dotmac.database.coordination import PgAdvisoryLock, RedisLock
 
 
@@ -38,7 +38,7 @@ async def test_an_import_runs_once(monkeypatch, redis_url):
     may_end.set()
     await first
     assert imports == 1
-    await _client.close_redis_client()
+    await close_redis_client()
     _client._process_wide.cache_clear()
 
 
