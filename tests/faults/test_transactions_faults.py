@@ -245,6 +245,28 @@ async def test_the_server_answers_committed_for_a_swallowed_acknowledgement(
     assert await ledger.settle(dotmac_database.url()) == {"ok": 4}
 
 
+async def test_an_answer_that_cannot_be_asked_for_at_first_is_asked_for_again(
+    dotmac_fault_proxy, dotmac_database, through_proxy, ledger
+):
+    """Connections that die while they are opened raise the driver's own classes, which say nothing about the COMMIT."""
+    budgets = iter([1, 5, 20, 60, 300])
+
+    def work(number):
+        async def write_and_cut_what_comes_next(session):
+            await ledger.write(number)(session)
+            dotmac_fault_proxy.swallow_commit_acknowledgement()
+            dotmac_fault_proxy.cut_after(lambda: next(budgets, None))
+
+        return write_and_cut_what_comes_next
+
+    async with through_proxy:
+        manager = TransactionManager(through_proxy, policy=QUICK, track_outcome=True)
+        await manager.async_execute_with_retry(work(1))
+    assert next(budgets, None) is None
+    ledger.endings[1] = "ok"
+    assert await ledger.settle(dotmac_database.url()) == {"ok": 1}
+
+
 async def test_a_commit_that_never_arrived_is_an_unknown_outcome(
     dotmac_fault_proxy, dotmac_database, through_proxy, ledger
 ):

@@ -9,7 +9,6 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import SessionTransactionOrigin
 
 from dotmac.database.errors import (
@@ -191,6 +190,7 @@ class TransactionCore:
             error.add_note("Interrupted during COMMIT: whether the transaction was written is unknown.")
             return error
         if verdict.ambiguous_commit:
+            self.is_in_doubt = True
             return CommitOutcomeUnknownError(
                 "The connection was lost during COMMIT: the transaction was written whole or not at all. It is not "
                 "tried again by itself, which could write it twice. Look at the data, or have it looked up with "
@@ -198,6 +198,7 @@ class TransactionCore:
                 transaction=self._tracked,
             )
         if len(self.connections) > 1 and not self.session.twophase:
+            self.is_in_doubt = True
             return CommitOutcomeUnknownError(
                 "COMMIT was refused on one of several databases that this session wrote to: the others may have "
                 "committed. Use one session per database, or Session(twophase=True)."
@@ -218,7 +219,7 @@ class TransactionCore:
                     connection.invalidate(error)
         try:
             self.session.rollback()
-        except (SQLAlchemyError, OSError) as rollback_error:
+        except Exception as rollback_error:  # noqa: BLE001 - of whatever class: it must not hide what led here
             _logger.info("Rollback failed (%s): the connection is lost.", type(rollback_error).__name__)
             self.session.invalidate()
 
@@ -230,10 +231,28 @@ class TransactionCore:
         """What the server says about a lost COMMIT, on another connection; None if asking again may tell."""
         try:
             outcome = ask(self.connections[0].engine, transaction)
-        except (SQLAlchemyError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - drivers' own classes come through when no connection opens
             _logger.info("The outcome of a COMMIT could not be asked (%s).", type(error).__name__)
             return None
         return None if outcome is TransactionOutcome.IN_PROGRESS else outcome
+
+    def resolved_error(
+        self, unknown: CommitOutcomeUnknownError, outcome: TransactionOutcome | None
+    ) -> Exception | None:
+        """What is raised once the server answered: None if the transaction is committed after all."""
+        self.is_in_doubt = outcome not in {TransactionOutcome.COMMITTED, TransactionOutcome.ABORTED}
+        if outcome is TransactionOutcome.COMMITTED:
+            return None
+        if outcome is TransactionOutcome.ABORTED:
+            failed = CommitFailedError(
+                "The connection was lost during COMMIT, and the server says that the transaction was rolled back: "
+                "nothing of it was written."
+            )
+            failed.__cause__ = unknown.__cause__
+            return failed
+        answer = "none in time" if outcome is None else outcome.value
+        unknown.add_note(f"The server was asked about it; its answer: {answer}.")
+        return unknown
 
     @property
     def bind(self) -> object:
@@ -255,21 +274,3 @@ def is_begun_elsewhere(session: Session) -> bool:
     return begun is not None and (
         session.in_nested_transaction() or begun.origin is not SessionTransactionOrigin.AUTOBEGIN
     )
-
-
-def resolved_error(
-    unknown: CommitOutcomeUnknownError, outcome: TransactionOutcome | None
-) -> Exception | None:
-    """What is raised once the server answered: None if the transaction is committed after all."""
-    if outcome is TransactionOutcome.COMMITTED:
-        return None
-    if outcome is TransactionOutcome.ABORTED:
-        failed = CommitFailedError(
-            "The connection was lost during COMMIT, and the server says that the transaction was rolled back: nothing "
-            "of it was written."
-        )
-        failed.__cause__ = unknown.__cause__
-        return failed
-    answer = "none in time" if outcome is None else outcome.value
-    unknown.add_note(f"The server was asked about it; its answer: {answer}.")
-    return unknown

@@ -15,7 +15,6 @@ from dotmac.database.transactions._core import (
     TransactionOptions,
     enclosing,
     is_begun_elsewhere,
-    resolved_error,
 )
 from dotmac.database.transactions._hooks import run_hooks, run_hooks_async
 
@@ -232,7 +231,7 @@ def _looked_up(core: TransactionCore, unknown: CommitOutcomeUnknownError) -> Exc
     while (outcome := core.ask_outcome(unknown.transaction)) is None and time.monotonic() + pause < deadline:
         time.sleep(pause)
         pause = min(pause * 2, _LONGEST_POLL_SECONDS)
-    return resolved_error(unknown, outcome)
+    return core.resolved_error(unknown, outcome)
 
 
 @asynccontextmanager
@@ -288,7 +287,7 @@ async def _looked_up_async(
                 pause = min(pause * 2, _LONGEST_POLL_SECONDS)
     except TimeoutError:
         pass
-    return resolved_error(unknown, outcome)
+    return core.resolved_error(unknown, outcome)
 
 
 def _due_after_failure(core: TransactionCore) -> list[Callable[[], Any]]:

@@ -138,6 +138,8 @@ class Unit:
     def _objection(self, verdict: Verdict) -> str | None:
         if self._core is not None and self._core.has_committed:
             return "it was committed; what failed came after"
+        if self._core is not None and self._core.is_in_doubt:
+            return "it may have been committed"
         if verdict.read_only_node and self._core is not None and self._core.is_read_only:
             return "only reading was asked for, so no other server would take the write either"
         return None
