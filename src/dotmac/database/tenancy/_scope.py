@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from dotmac.database.models import ModelShape
 
 
+OWN_MARK = "dotmac_own"
+"""Marks a comparison with the tenant as one that the session's guard makes as well, so that it is sent once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """What one piece of work may see.
@@ -74,7 +78,7 @@ def visible(shape: ModelShape, scope: Scope) -> tuple[ColumnElement[bool], ...]:
         return live
     if isinstance(scope.tenant_id, str):
         return (_own(shape, scope.tenant_id), *live)
-    return (shape.tenant == tenant_value(shape, scope.tenant_id), *live)  # a placeholder
+    return (_comparison(shape, scope.tenant_id), *live)  # a placeholder
 
 
 def tenant_value(shape: ModelShape, tenant_id: Any) -> Any:
@@ -96,5 +100,9 @@ def _live(shape: ModelShape) -> tuple[ColumnElement[bool], ...]:
 @lru_cache(maxsize=1024)
 def _own(shape: ModelShape, tenant_id: str) -> ColumnElement[bool]:
     """The tenant is part of the key; building the comparison costs as much as reading a query's filters."""
+    return _comparison(shape, tenant_id)
+
+
+def _comparison(shape: ModelShape, tenant_id: Any) -> ColumnElement[bool]:
     own: ColumnElement[bool] = shape.tenant == tenant_value(shape, tenant_id)
-    return own
+    return own._annotate({OWN_MARK: True})  # noqa: SLF001 - how SQLAlchemy marks elements

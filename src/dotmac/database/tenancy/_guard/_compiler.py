@@ -421,20 +421,6 @@ class GuardedCompiler(_SQLCompiler):
             self.notes.fragment(str(hint))
         return super().get_statement_hint_text(hint_texts)  # type: ignore[misc]
 
-    # Parameters
-
-    def construct_params(self, *args: Any, **kw: Any) -> Any:
-        """The parameters of one row, with whose row it is settled."""
-        parameters = super().construct_params(*args, **kw)  # type: ignore[misc]
-        notes = self.__dict__.get("dotmac_notes")
-        # What Select.params() was given, from SQLAlchemy 2.1 on.
-        collected = kw.get("_collected_params") or getattr(self, "_collected_params", None)
-        if notes is not None and collected and not notes.reserved(self.bind_names).isdisjoint(collected):
-            raise in_statement(UnprovableStatementError("a parameter takes the name of the tenant's"))
-        if notes is not None and notes.given:
-            notes.settle(parameters, self.bind_names)
-        return parameters
-
 
 def _written(statement: Any) -> Any:
     """The table that a statement writes to."""
@@ -446,7 +432,8 @@ def _written(statement: Any) -> Any:
 
 def _narrowed(statement: Any, wanted: list[Any]) -> Any:
     clone = statement._clone()  # noqa: SLF001 - as generative methods do; where() would want the ORM's plugin
-    clone._where_criteria = (*map(_predicates.closed, statement._where_criteria), *wanted)  # noqa: SLF001
+    others = _predicates.without_repeated(statement._where_criteria, wanted)  # noqa: SLF001
+    clone._where_criteria = (*map(_predicates.closed, others), *wanted)  # noqa: SLF001
     return clone
 
 

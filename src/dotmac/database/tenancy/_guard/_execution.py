@@ -11,7 +11,7 @@ from dotmac.database.errors import MissingTenantError, TenantMismatchError, Unpr
 from dotmac.database.models._audit import CONTEXT_OPTION
 from dotmac.database.tenancy._guard._compiler import GuardedCompiler
 from dotmac.database.tenancy._guard._raw import read_statement
-from dotmac.database.tenancy._guard._work import WORK_ATTRIBUTE, During, Work, in_statement, name_of
+from dotmac.database.tenancy._guard._work import WORK_ATTRIBUTE, Work, in_statement, name_of
 from dotmac.database.tenancy._placement import IsolationMode
 from dotmac.database.tenancy._tables import divided_by_name
 from dotmac.database.tenancy._verified import VERIFY_SQL, verified, verify_parameters
@@ -69,14 +69,18 @@ class GuardedExecution(_ExecutionContext):
         notes = compiled.notes
         if not notes.asks_nothing:
             _judge(connection, work, notes.raw, notes)
-        if parameters and (reserved := notes.reserved(compiled.bind_names)):
-            for row in parameters:
-                if not reserved.isdisjoint(row):
-                    raise in_statement(UnprovableStatementError("a parameter takes the name of the tenant's"))
-        with During(work):
-            execution = super()._init_compiled(
-                dialect, connection, dbapi, options, compiled, parameters, *args, **kw
-            )
+        execution = super()._init_compiled(
+            dialect,
+            connection,
+            dbapi,
+            options,
+            compiled,
+            notes.supplied(work, parameters, compiled.bind_names),
+            *args,
+            **kw,
+        )
+        if notes.given:
+            notes.settle(work, execution.compiled_parameters)
         if notes.references:
             _judge_references(connection, notes, compiled, execution.compiled_parameters)
         return execution
@@ -106,7 +110,8 @@ class GuardedExecution(_ExecutionContext):
 
     @classmethod
     def _init_default(cls, dialect: Any, connection: Any, dbapi: Any, options: Any) -> Any:
-        _work_of(connection, options).tell_if_changed(connection, dbapi)
+        work = _work_of(connection, options)
+        work.tell_if_changed(connection, dbapi)
         return super()._init_default(dialect, connection, dbapi, options)
 
 

@@ -8,15 +8,16 @@ from sqlalchemy.sql.elements import BindParameter
 
 from dotmac.database.errors import TenantMismatchError, UnprovableStatementError
 from dotmac.database.tenancy._guard._raw import read_fragment, read_statement
-from dotmac.database.tenancy._guard._work import executing, in_statement, name_of
+from dotmac.database.tenancy._guard._work import in_statement, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import Table
     from sqlalchemy.types import TypeEngine
 
     from dotmac.database.tenancy._guard._raw import RawSql
+    from dotmac.database.tenancy._guard._work import Work
 
 _BIND_NAME = "dotmac_tenant"
 _MISSING = object()
@@ -35,10 +36,10 @@ class Notes:
     """
 
     __slots__ = (
-        "_by_type",
         "_given_names",
         "_names_by_key",
-        "_reserved",
+        "_own",
+        "_own_names",
         "doubtful",
         "doubts",
         "given",
@@ -54,10 +55,10 @@ class Notes:
         self.loose_names: set[str] = set()
         self.given: list[tuple[Any, Table, TypeEngine[Any]]] = []
         self.references: list[tuple[Any, ...]] = []
-        self._by_type: dict[Any, BindParameter[Any]] = {}
+        self._own: dict[Any, tuple[BindParameter[Any], Table]] = {}
+        self._own_names: list[tuple[str, Table, TypeEngine[Any]]] | None = None
         self._names_by_key: dict[str, str] | None = None
-        self._given_names: list[tuple[str, Table, TypeEngine[Any]]] | None = None
-        self._reserved: frozenset[str] | None = None
+        self._given_names: list[tuple[str, Table, TypeEngine[Any]]] = []
 
     @property
     def asks_nothing(self) -> bool:
@@ -67,17 +68,14 @@ class Notes:
     def tenant(self, table: Table, column_type: TypeEngine[Any]) -> BindParameter[Any]:
         """The parameter that is the bound tenant, whoever it is when the statement is executed."""
         key = column_type._static_cache_key  # noqa: SLF001 - what SQLAlchemy takes for one type
-        known = self._by_type.get(key)
+        known = self._own.get(key)
         if known is None:
-
-            def bound() -> Any:
-                work = executing()
-                return None if work is None else work.tenant_for(table, column_type)
-
-            known = self._by_type[key] = BindParameter(
-                _BIND_NAME, callable_=bound, type_=column_type, unique=True
+            # Required: were it ever left out, nothing would be sent.
+            bind: BindParameter[Any] = BindParameter(
+                _BIND_NAME, required=True, type_=column_type, unique=True
             )
-        return known
+            known = self._own[key] = bind, table
+        return known[0]
 
     def unproved(self, tables: Iterable[Table], reason: str) -> None:
         """Only row-level security of ``tables`` can make this statement safe."""
@@ -100,29 +98,53 @@ class Notes:
         else:
             self.loose_names |= seen.names
 
-    def settle(self, parameters: dict[str, Any], names: dict[Any, str]) -> None:
-        """Compare the tenants given for rows with the bound one, and fill in those left out; before anything is sent.
+    def supplied(
+        self, work: Work, rows: Sequence[Mapping[str, Any]], names: dict[Any, str]
+    ) -> Sequence[Mapping[str, Any]]:
+        """The values of the parameters, with the bound tenant where it belongs and where ``rows`` leave it out.
+
+        Raises:
+            MissingTenantError: None is bound.
+            UnprovableStatementError: Somebody else gives a value to a parameter that is the bound tenant.
+        """
+        if self._own_names is None:
+            self._learn(names)
+        own = {name: work.tenant_for(table, of_type) for name, table, of_type in self._own_names or ()}
+        if own:
+            if not rows:
+                return [own]
+            if not all(map(own.keys().isdisjoint, rows)):
+                raise in_statement(UnprovableStatementError("a parameter takes the name of the tenant's"))
+            rows = [{**row, **own} for row in rows]
+        for name, table, of_type in self._given_names:
+            wanted = work.tenant_for(table, of_type)
+            if any(row.get(name, wanted) is None for row in rows):
+                rows = [{**row, name: wanted} if row.get(name, wanted) is None else row for row in rows]
+        return rows
+
+    def settle(self, work: Work, rows: list[dict[str, Any]]) -> None:
+        """Compare the tenants given for rows with the bound one, on what is about to be sent.
 
         Raises:
             MissingTenantError: None is bound.
             TenantMismatchError: One is another's.
         """
-        work = executing()
-        if work is None:
-            return
-        if self._given_names is None:
-            self._given_names = [
-                (self.name_of(bind, names), table, column_type) for bind, table, column_type in self.given
-            ]
-        for name, table, column_type in self._given_names:
-            wanted = work.tenant_for(table, column_type)
-            value = parameters.get(name, _MISSING)
-            if value is None:
-                parameters[name] = wanted
-            elif value is _MISSING:
-                raise in_statement(UnprovableStatementError("whose row it writes is not plain"))
-            elif value != wanted and str(value) != str(wanted):
-                raise in_statement(TenantMismatchError(name_of(table)))
+        for name, table, of_type in self._given_names:
+            wanted = work.tenant_for(table, of_type)
+            for row in rows:
+                value = row.get(name, _MISSING)
+                if value is _MISSING:
+                    raise in_statement(UnprovableStatementError("whose row it writes is not plain"))
+                if value is not wanted and value != wanted and str(value) != str(wanted):
+                    raise in_statement(TenantMismatchError(name_of(table)))
+
+    def _learn(self, names: dict[Any, str]) -> None:
+        self._own_names = [
+            (names[bind], table, bind.type) for bind, table in self._own.values() if bind in names
+        ]
+        self._given_names = [
+            (self.name_of(bind, names), table, of_type) for bind, table, of_type in self.given
+        ]
 
     def name_of(self, bind: Any, names: dict[Any, str]) -> str:
         """The name under which a parameter is in a row's values."""
@@ -135,12 +157,6 @@ class Notes:
         key: str = bind.key
         return self._names_by_key.get(key, key)
 
-    def reserved(self, names: dict[Any, str]) -> frozenset[str]:
-        """Names of the parameters that hold the bound tenant: nobody else may give them a value."""
-        if self._reserved is None:
-            self._reserved = frozenset(names[bind] for bind in self._by_type.values() if bind in names)
-        return self._reserved
-
     def is_own(self, bind: BindParameter[Any]) -> bool:
         """True for a parameter that is the bound tenant."""
-        return any(bind is own for own in self._by_type.values())
+        return any(bind is own for own, _table in self._own.values())

@@ -10,9 +10,12 @@ from sqlalchemy.sql.operators import custom_op
 from sqlalchemy.sql.selectable import AliasedReturnsRows, FromGrouping, Join, TableClause
 from sqlalchemy.sql.visitors import iterate
 
+from dotmac.database.tenancy._scope import OWN_MARK
 from dotmac.database.tenancy._tables import TableTenancy, divided_by_name, tenancy_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy import ColumnElement, FromClause
     from sqlalchemy.sql.elements import BindParameter
 
@@ -116,6 +119,26 @@ def tables_in(item: Any) -> list[Table]:
 def closed(criterion: Any) -> Any:
     """``criterion``, in parentheses if words of the caller's in it might bind more loosely than AND."""
     return Grouping(criterion) if any(map(_is_loose, iterate(criterion))) else criterion
+
+
+def without_repeated(criteria: Iterable[Any], wanted: Iterable[Any]) -> list[Any]:
+    """``criteria`` without the repositories' own comparisons with the tenant that ``wanted`` makes too.
+
+    What is left out is at most as wide as what stands in its place, whoever marked it.
+    """
+    kept = list(criteria)
+    if any(OWN_MARK in item._annotations for item in kept):  # noqa: SLF001 - how SQLAlchemy marks elements
+        columns = {_compared(item) for item in wanted if isinstance(item, BinaryExpression)}
+        kept = [
+            item
+            for item in kept
+            if OWN_MARK not in item._annotations or _compared(item) not in columns  # noqa: SLF001
+        ]
+    return kept
+
+
+def _compared(comparison: Any) -> tuple[Any, str]:
+    return comparison.left.table, comparison.left.key
 
 
 def _is_loose(element: Any) -> bool:

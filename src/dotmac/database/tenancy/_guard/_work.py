@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DontWrapMixin
@@ -135,29 +134,6 @@ def _has_begun(driver: Any) -> bool:
     if (libpq := getattr(driver, "pgconn", None)) is not None:
         return bool(libpq.transaction_status != 0)
     return bool(driver.is_in_transaction())
-
-
-_executing: ContextVar[Work | None] = ContextVar("dotmac_database_executing", default=None)
-
-
-def executing() -> Work | None:
-    """The work whose statement is being put together right now, or None."""
-    return _executing.get()
-
-
-class During:
-    """``with During(work):`` makes it the `executing` one; a plain class, because this runs once per statement."""
-
-    __slots__ = ("_token", "_work")
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-
-    def __enter__(self) -> None:
-        self._token = _executing.set(self._work)
-
-    def __exit__(self, *_error: object) -> None:
-        _executing.reset(self._token)
 
 
 _unwrapped: dict[type[TenantError], Any] = {}
