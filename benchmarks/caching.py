@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
-import json
 import statistics
 import time
 import uuid
 from contextlib import nullcontext
+from urllib.parse import urlsplit
 
 import orjson
-from benchmarks.harness import Case, micros, ratio, run
+from benchmarks.harness import Case, micros, ratio, report, run
+from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 
 from dotmac.database.caching import CachePolicy, SmartCache
@@ -45,6 +46,14 @@ def build(redis: Redis, url: str) -> list[Case]:
     async def raw_get_decode(n):
         for _ in range(n):
             orjson.loads(await redis.get("bench:raw"))
+
+    async def blocking_get(n):
+        for _ in range(n):
+            blocking.get("bench:raw")
+
+    async def blocking_set(n):
+        for _ in range(n):
+            blocking.set("bench:raw", encoded, px=300_000)
 
     async def ours_get(n):
         for _ in range(n):
@@ -84,13 +93,16 @@ def build(redis: Redis, url: str) -> list[Case]:
 
     get = {"raw GET": raw_get, "dotmac": ours_get, "raw GET + orjson": raw_get_decode}
     set_ = {"raw SET": raw_set, "dotmac": ours_set}
+    blocking = BlockingRedis.from_url(url)
     memory = {"raw GET": raw_get, "dotmac, in memory": ours_copy}
     for name, (peer_get, peer_set) in peers(url).items():
         get[name], set_[name] = peer_get, peer_set
+    if "dogpile.cache, blocking" in get:
+        get["raw GET, blocking"], set_["raw SET, blocking"] = blocking_get, blocking_set
     many = {"raw MGET + orjson": raw_many, "dotmac": ours_many}
     cases = [
         Case("cache: get, a hit", get, times=300, bar=1.15, clock="cpu"),
-        Case("cache: get, a hit in memory (bar: 5 us)", memory, times=300),
+        Case("cache: get, a hit in memory (bar: 5 us)", memory, times=1000),
         Case("cache: set", set_, times=300, bar=1.20, clock="cpu"),
         Case("cache: get 100 keys", many, times=20, bar=1.50),
     ]
@@ -120,8 +132,10 @@ def peers(url: str):
     try:
         aiocache = importlib.import_module("aiocache")
         serializer = importlib.import_module("aiocache.serializers").JsonSerializer()
-        client = Redis.from_url(url)
-        peer = aiocache.RedisCache(client=client, serializer=serializer)
+        address = urlsplit(url)
+        peer = aiocache.RedisCache(
+            endpoint=address.hostname, port=address.port, password=address.password, serializer=serializer
+        )
 
         async def aiocache_get(n):
             await peer.set("bench:aiocache", VALUE, ttl=300)
@@ -133,7 +147,23 @@ def peers(url: str):
                 await peer.set("bench:aiocache", VALUE, ttl=300)
 
         found["aiocache"] = (aiocache_get, aiocache_set)
-    except (ImportError, TypeError, AttributeError):
+    except ImportError:
+        pass
+    try:
+        region = importlib.import_module("dogpile.cache").make_region()
+        region.configure("dogpile.cache.redis", expiration_time=300, arguments={"url": url})
+
+        async def dogpile_get(n):
+            region.set("bench:dogpile", VALUE)
+            for _ in range(n):
+                assert region.get("bench:dogpile")
+
+        async def dogpile_set(n):
+            for _ in range(n):
+                region.set("bench:dogpile", VALUE)
+
+        found["dogpile.cache, blocking"] = (dogpile_get, dogpile_set)
+    except ImportError:
         pass
     return found
 
@@ -167,7 +197,7 @@ async def invalidations(redis: Redis, rounds: int) -> list[dict]:
 
 
 async def compare(url: str, rounds: int, only: str) -> list[dict]:
-    report = []
+    lines = []
     async with Redis.from_url(url) as redis:
         for case in build(redis, url):
             if only not in case.name:
@@ -175,7 +205,7 @@ async def compare(url: str, rounds: int, only: str) -> list[dict]:
             await case.prepare()
             timings = await run(case, rounds)
             baseline = next(iter(timings))
-            report += [
+            lines += [
                 {
                     "case": case.name,
                     "name": name,
@@ -188,8 +218,8 @@ async def compare(url: str, rounds: int, only: str) -> list[dict]:
                 for name, timing in timings.items()
             ]
         if only in "invalidate":
-            report += await invalidations(redis, max(rounds // 5, 1))
-    return report
+            lines += await invalidations(redis, max(rounds // 5, 1))
+    return lines
 
 
 def main() -> None:
@@ -197,12 +227,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", default="")
     parser.add_argument("--redis-url", help="a Redis to use (it is emptied) instead of the embedded Valkey")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
     server = nullcontext() if options.redis_url else EmbeddedValkey(tcp=True)
     with server:
         url = options.redis_url or server.tcp_url
-        for line in asyncio.run(compare(url, options.rounds, options.only)):
-            print(json.dumps(line))
+        report(asyncio.run(compare(url, options.rounds, options.only)), as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
 import random
 import statistics
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -76,3 +77,18 @@ def ratio(timing: Timing, baseline: Timing, clock: str) -> float:
 def micros(values: list[float]) -> float:
     """Median in microseconds."""
     return statistics.median(values) * 1e6
+
+
+def report(lines: list[dict[str, Any]], *, as_json: bool) -> None:
+    """Print a table of what the lines have in common with each other, or each line as JSON."""
+    if as_json:
+        for line in lines:
+            print(json.dumps(line))
+        return
+    before: list[str] = []
+    for line in lines:
+        columns = list(line)
+        if columns != before:
+            print("\n| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+            before = columns
+        print("| " + " | ".join("" if value is None else str(value) for value in line.values()) + " |")

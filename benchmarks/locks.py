@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
-import json
 import statistics
 import time
 import uuid
 from contextlib import AsyncExitStack, nullcontext
 
-from benchmarks.harness import Case, micros, ratio, run
+from benchmarks.harness import Case, micros, ratio, report, run
 from redis.asyncio import Redis
 
 from dotmac.database.coordination import RedisLock
@@ -77,13 +76,13 @@ async def handoffs(clients: list[Redis], make) -> list[float]:
 
 
 async def compare(url: str, rounds: int) -> list[dict]:
-    report = []
+    lines = []
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(Redis.from_url(url)) for _ in range(WAITERS)]
         case = build(clients[0])
         await case.prepare()
         timings = await run(case, rounds)
-        report += [
+        lines += [
             {
                 "case": case.name,
                 "name": name,
@@ -101,7 +100,7 @@ async def compare(url: str, rounds: int) -> list[dict]:
         for _ in range(rounds):
             for (place, name), milliseconds in found.items():
                 milliseconds.extend(await handoffs(places[place], makers[name]))
-        report += [
+        lines += [
             {
                 "case": f"handoff among {WAITERS} waiters, {place}",
                 "name": name,
@@ -111,19 +110,19 @@ async def compare(url: str, rounds: int) -> list[dict]:
             }
             for (place, name), milliseconds in found.items()
         ]
-    return report
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.locks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--redis-url", help="a Redis to use instead of the embedded Valkey")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
     server = nullcontext() if options.redis_url else EmbeddedValkey(tcp=True)
     with server:
         url = options.redis_url or server.tcp_url
-        for line in asyncio.run(compare(url, options.rounds)):
-            print(json.dumps(line))
+        report(asyncio.run(compare(url, options.rounds)), as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What tenancy costs: row-level security and the guard beside the same work without, and the guard alone.
 
-    python -m benchmarks.tenancy [--rounds N] [--only TEXT] [--json]
+    scripts/bench tenancy [--rounds N] [--only TEXT] [--json]
 
 The guard is switched off for the whole process, so contenders run one after another and each switches for itself.
 """
@@ -98,7 +98,7 @@ class Unknowing(_Fields, _Elsewhere, BaseModel):
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tenancy", description=__doc__)
     parser.add_argument(
-        "--rounds", type=int, default=41, help="counted rounds of each comparison (default 41)"
+        "--rounds", type=int, default=151, help="counted rounds of each comparison (default 151)"
     )
     parser.add_argument("--only", default="", help="only comparisons whose name contains this")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -211,7 +211,7 @@ def _secured(driver: str, engine: AsyncEngine, ids: dict[Any, list[Any]]) -> lis
                 "dotmac": _as_tenant(engine, work, Secured, ids[Secured]),
                 "set_config in a message of its own": _with_set_config(engine, work, Unknowing, ids[Secured]),
             },
-            times=15,
+            times=10,
             bar=1.10,
         )
         for name, work in works.items()
