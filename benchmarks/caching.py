@@ -224,7 +224,7 @@ async def compare(url: str, rounds: int, only: str) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.caching", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--only", default="")
     parser.add_argument("--redis-url", help="a Redis to use (it is emptied) instead of the embedded Valkey")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")

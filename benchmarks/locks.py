@@ -115,7 +115,7 @@ async def compare(url: str, rounds: int) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.locks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--redis-url", help="a Redis to use instead of the embedded Valkey")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
