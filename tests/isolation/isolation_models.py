@@ -85,7 +85,7 @@ class Ticket(Attacked, BaseModel, TenantAwareMixin):
 
     subject: Mapped[str] = mapped_column(String(100))
     board_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("attacked_boards.id"))
-    parent_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("attacked_tickets.id"))
+    parent_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("attacked_tickets.id", ondelete="CASCADE"))
     board: Mapped[Board | None] = relationship(lambda: Board, back_populates="tickets", lazy="joined")
     parent: Mapped[Ticket | None] = relationship(
         lambda: Ticket, remote_side=lambda: Ticket.id, back_populates="children"

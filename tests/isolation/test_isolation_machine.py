@@ -29,8 +29,15 @@ from isolation_worlds import Kind, new_factory, secure
 from sqlalchemy import delete, exists, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.util import await_only
 
-from dotmac.database import RequestContext, create_repository, use_context
+from dotmac.database import (
+    RequestContext,
+    create_async_repository,
+    create_repository,
+    set_rls_context,
+    use_context,
+)
 from dotmac.database.engine._sessions import placed_session
 from dotmac.database.errors import DatabaseError, EntityNotFoundError, TenantError
 from dotmac.database.tenancy import IsolationMode, Placement
@@ -75,9 +82,14 @@ class Place:
         return self.runner.run(call())
 
     def session(self, tenant):
-        with use_context(RequestContext(tenant_id=tenant)):
+        """Blocking sessions are bound by the context, async ones by the call, where all share their tables."""
+        is_called = self.kind.is_async and self.kind.database != "schemas"
+        with use_context(RequestContext(tenant_id=None if is_called else tenant)):
             made = self.factory()
+            if is_called:
+                await_only(set_rls_context(made, tenant))
         session = getattr(made, "sync_session", made)
+        session.info["repository"] = Awaited.of(made, tenant) if self.kind.is_async else None
         if self.kind.database == "schemas":
             placed_session(session, Placement(tenant, IsolationMode.SCHEMA, schema=tenant.replace("-", "_")))
         return session
@@ -97,6 +109,27 @@ class Place:
         for engine in set(self.administrators.values()):
             with engine.begin() as connection:
                 connection.execute(delete(labels))
+
+
+class Awaited:
+    """An async repository, called from within the greenlet of its session."""
+
+    def __init__(self, repository):
+        self._repository = repository
+
+    @classmethod
+    def of(cls, session, tenant):
+        return lambda: cls(create_async_repository(session, Label, tenant))
+
+    def __getattr__(self, name):
+        method = getattr(self._repository, name)
+        return lambda *arguments, **keywords: await_only(method(*arguments, **keywords))
+
+
+def repository(session, tenant):
+    """The tenant's, async where the driver is."""
+    make = session.info["repository"]
+    return make() if make else create_repository(session, Label, tenant)
 
 
 @pytest.fixture(params=KINDS, ids=str)
@@ -214,9 +247,9 @@ def machine_on(place):  # noqa: C901 - a machine is its rules
                 elif how == "orm":
                     session.execute(insert(Label), [{"id": key, "name": title}])
                 elif how == "many":
-                    create_repository(session, Label, tenant).bulk_create([{"id": key, "name": title}])
+                    repository(session, tenant).bulk_create([{"id": key, "name": title}])
                 else:
-                    create_repository(session, Label, tenant).create({"id": key, "name": title})
+                    repository(session, tenant).create({"id": key, "name": title})
 
             self.work(tenant, act)
             self.rows[tenant][key] = title
@@ -234,7 +267,7 @@ def machine_on(place):  # noqa: C901 - a machine is its rules
                     found = session.execute(select(labels)).all()
                 else:
                     session.expunge_all()
-                    found = create_repository(session, Label, tenant).list()
+                    found = repository(session, tenant).list()
                 return {row.id: row.name for row in found}
 
             # A repository refuses a context that contradicts it.
@@ -254,7 +287,7 @@ def machine_on(place):  # noqa: C901 - a machine is its rules
 
             def act(session):
                 if how == "repository":
-                    return create_repository(session, Label, tenant).count()
+                    return repository(session, tenant).count()
                 return session.scalar(queries[how])
 
             assert self.work(tenant, act) == len(self.rows[tenant])
@@ -298,7 +331,7 @@ def machine_on(place):  # noqa: C901 - a machine is its rules
                 session.expunge_all()
                 if how == "refresh":
                     return detached(session, key, owner).name
-                found = create_repository(session, Label, tenant).get_by_id(key)
+                found = repository(session, tenant).get_by_id(key)
                 return None if found is None else found.name
 
             if owner == tenant:
@@ -328,7 +361,7 @@ def machine_on(place):  # noqa: C901 - a machine is its rules
                 elif how == "mapping":
                     session.bulk_update_mappings(Label, [{"id": key, "name": title}])
                 elif how == "repository":
-                    create_repository(session, Label, tenant).update(key, {"name": title})
+                    repository(session, tenant).update(key, {"name": title})
                 elif how == "flush":
                     session.expunge_all()
                     detached(session, key, owner).name = title
@@ -359,7 +392,7 @@ def machine_on(place):  # noqa: C901 - a machine is its rules
                     session.flush()
                 else:
                     try:
-                        create_repository(session, Label, tenant).delete(key, soft_delete=False)
+                        repository(session, tenant).delete(key, soft_delete=False)
                     except EntityNotFoundError:
                         assert owner != tenant
                 session.expunge_all()

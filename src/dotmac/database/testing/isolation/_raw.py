@@ -1,4 +1,4 @@
-"""Attacks by SQL as text, whole statements and fragments (1, 23, 37, 53)."""
+"""Attacks by SQL as text, whole statements and fragments (1, 37, 48, 53, 54)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sqlalchemy import Text, column, false, func, literal_column, select, table,
 from sqlalchemy.exc import DBAPIError
 
 from dotmac.database.errors import DatabaseError
-from dotmac.database.testing.isolation._attack import NotApplicableError, attack
+from dotmac.database.testing.isolation._attack import Leak, NotApplicableError, attack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -256,3 +256,32 @@ def injected_unicode_name(stage: Stage) -> Any:
 @attack(53)
 def injected_reset_role(stage: Stage) -> Any:
     return _injected(stage, "RESET ROLE")
+
+
+@attack(48)
+def truncate(stage: Stage) -> None:
+    stage.only_on("postgresql")
+    stage.session.execute(text(f"TRUNCATE {_name(stage)} CASCADE"))
+
+
+@attack(48)
+def lock_table(stage: Stage) -> Any:
+    """Nobody else's rows are seen, and nobody else sees their own any more."""
+    stage.only_on("postgresql")
+    stage.session.execute(text(f"LOCK TABLE {_name(stage)} IN ACCESS EXCLUSIVE MODE"))
+    return [Leak("locked a table that all tenants use")]
+
+
+@attack(54)
+def listen(stage: Stage) -> Any:
+    """Channels have no tenants: whoever listens hears everybody's notifications."""
+    stage.only_on("postgresql")
+    stage.session.execute(text("LISTEN attack_channel"))
+    return [Leak("heard what other tenants are notified of")]
+
+
+@attack(54)
+def notify(stage: Stage) -> Any:
+    stage.only_on("postgresql")
+    stage.session.execute(text("NOTIFY attack_channel, 'from somebody else'"))
+    return [Leak("notified other tenants")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Table, delete, insert, select, update
+from sqlalchemy import Table, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import (
     RelationshipProperty,
@@ -291,6 +291,16 @@ def link_foreign_rows(stage: Stage) -> None:
         stage.session.execute(insert(link).values(values))
 
 
+def _check_references(stage: Stage) -> None:
+    if stage.dialect == "sqlite" and not stage.subject.tries_unsafe_keys:
+        cursor: Any = stage.session.connection().connection.cursor()
+        cursor.execute("PRAGMA foreign_keys")
+        if not cursor.fetchone()[0]:
+            raise NotApplicableError(
+                "this SQLite checks no references: our engines let it, by PRAGMA foreign_keys"
+            )
+
+
 @attack(49)
 def child_of_a_foreign_parent(stage: Stage) -> Any:
     """A reference that carries the tenant cannot lead to another tenant's row."""
@@ -303,13 +313,7 @@ def child_of_a_foreign_parent(stage: Stage) -> Any:
     ]
     if not carrying:
         raise NotApplicableError("no reference of its carries the tenant: see tenant_foreign_key")
-    if stage.dialect == "sqlite" and not subject.tries_unsafe_keys:
-        cursor: Any = stage.session.connection().connection.cursor()
-        cursor.execute("PRAGMA foreign_keys")
-        if not cursor.fetchone()[0]:
-            raise NotApplicableError(
-                "this SQLite checks no references: our engines let it, by PRAGMA foreign_keys"
-            )
+    _check_references(stage)
     row = subject.fresh(subject.tenant)
     for constraint in carrying:
         for column in constraint.columns:
@@ -321,3 +325,41 @@ def child_of_a_foreign_parent(stage: Stage) -> Any:
     except IntegrityError:
         return []
     return [Leak("a reference to another tenant's row was accepted")]
+
+
+@attack(49)
+def cascade_from_an_own_parent(stage: Stage) -> Any:
+    """Another tenant's row that came to refer to an own one goes when that is deleted."""
+    subject, tenant = stage.subject, stage.subject.tenant_column
+    cascading = [
+        constraint
+        for constraint in stage.table.foreign_key_constraints
+        if (constraint.ondelete or "").upper() == "CASCADE"
+        and tenancy_of(constraint.referred_table).column is not None
+    ]
+    if not cascading:
+        raise NotApplicableError("nothing that it refers to takes it along when deleted")
+    _check_references(stage)
+    found = []
+    for constraint in cascading:
+        parent = constraint.referred_table
+        mine = {
+            element.column: subject.mine[element.column if parent is stage.table else element.parent]
+            for element in constraint.elements
+        }
+        child = subject.fresh(subject.other)
+        for element in constraint.elements:
+            if element.parent is not tenant:
+                child[element.parent] = mine[element.column]
+        with stage.open(subject.other) as session:
+            session.execute(
+                insert(stage.table).values({column.key: value for column, value in child.items()})
+            )
+            session.commit()
+        stage.session.execute(delete(parent).where(*(column == value for column, value in mine.items())))
+        stage.session.commit()
+        with stage.open(subject.other) as session:
+            key = [column == child[column] for column in stage.table.primary_key.columns]
+            if session.scalar(select(func.count()).select_from(stage.table).where(*key)) != 1:
+                found.append(Leak("deleted another tenant's row with an own one"))
+    return found
