@@ -89,11 +89,13 @@ async def _make(server, name):
 @pytest.fixture(params=["asyncpg", "psycopg"])
 async def database(request, dotmac_postgres, made):
     urls = [dotmac_postgres.url(name, driver=request.param) for name in (made, f"{made}_own")]
+    known = {}
     async with (
         AsyncDatabase(urls[0]) as plain,
         AsyncDatabase(urls[1]) as own,
-        AsyncDatabase(urls[0], tenants=TenantDirectory(plain), databases={f"{made}_own": own}) as database,
+        AsyncDatabase(urls[0], tenants=TenantDirectory(plain), databases=known) as database,
     ):
+        known[f"{made}_own"] = own  # one that is added later is found too
         yield database
 
 

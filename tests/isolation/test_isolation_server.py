@@ -15,7 +15,12 @@ from dotmac.database import (
     create_session_factory,
     use_context,
 )
-from dotmac.database.errors import DatabaseError, SchemaError, ValidationError
+from dotmac.database.errors import (
+    DatabaseError,
+    SchemaError,
+    UnprovableStatementError,
+    ValidationError,
+)
 from dotmac.database.tenancy._names import check_schema_name, schema_name
 from dotmac.database.tenancy.doctor import examine
 from dotmac.database.testing.isolation import ATTACKER, OTHER
@@ -231,6 +236,38 @@ def test_38_tenants_take_turns_on_one_connection(one_connection):
     for tenant in (ATTACKER, OTHER, ATTACKER, OTHER):
         assert bodies(one_connection, tenant) == {tenant}
     assert len(server) == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT title FROM acme.attacked_notebooks",
+        'SELECT title FROM "acme" . "attacked_notebooks"',
+        "SELECT n.title FROM attacked_notebooks n, acme.attacked_notebooks m",
+        "SELECT acme.title FROM attacked_notebooks AS acme, acme.attacked_notebooks AS m",
+        "UPDATE acme.attacked_notebooks SET title = ''",
+    ],
+)
+def test_60_text_names_no_table_of_the_same_name_in_another_schema(one_connection, statement):
+    """The server was asked about the model's own table, whatever the other schema is called."""
+    with (
+        use_context(RequestContext(tenant_id=ATTACKER)),
+        create_session_factory(one_connection)() as session,
+        pytest.raises(UnprovableStatementError, match="'acme'"),
+    ):
+        session.execute(text(statement))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT n.tenant_id FROM attacked_notebooks AS n",
+        "SELECT public.attacked_notebooks.tenant_id FROM public.attacked_notebooks",
+    ],
+)
+def test_60_text_may_name_the_table_where_it_is(one_connection, statement):
+    with use_context(RequestContext(tenant_id=ATTACKER)), create_session_factory(one_connection)() as session:
+        assert set(session.scalars(text(statement))) == {ATTACKER}
 
 
 def test_39_statements_prepared_for_one_schema_are_not_run_in_anothers(databases):

@@ -70,7 +70,8 @@ class AsyncDatabase:
         self.settings = settings_from(url)
         self._arguments = engine_arguments
         self._tenants = tenants
-        self._databases = dict(databases or {})
+        # Not a copy: a database that is added later is found.
+        self._databases: Mapping[str, AsyncDatabase] = {} if databases is None else databases
         self._per_loop: PerLoop[_Parts] = PerLoop(lambda: _Parts(self))
 
     def __repr__(self) -> str:

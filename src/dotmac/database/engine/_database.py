@@ -54,7 +54,8 @@ class Database:
         self.settings = settings_from(url)
         self._arguments = engine_arguments
         self._tenants = tenants
-        self._databases = dict(databases or {})
+        # Not a copy: a database that is added later is found.
+        self._databases: Mapping[str, Database] = {} if databases is None else databases
         self._lock = threading.Lock()
         self._parts: _Parts | None = None
 

@@ -40,6 +40,7 @@ else:
     _ExecutionContext = object
 
 _KEYS_PER_QUESTION = 500
+_DEFAULT_SCHEMAS = {"public", "main"}
 _PLAIN_DDL = frozenset(
     {"create_table", "drop_table", "create_index", "drop_index", "create_sequence", "drop_sequence", "create_schema",
      "drop_schema", "add_constraint", "drop_constraint", "create_enum_type", "drop_enum_type", "set_table_comment",
@@ -160,7 +161,7 @@ def _doubtful_in(seen: RawSql, beside: set[str], work: Work) -> set[Table]:
         raise _refusal(f"{seen.meddles} is not one tenant's business", named)
     placement = work.placement
     if placement is None or placement.mode is IsolationMode.SHARED:
-        others = {name for name in seen.schemas if name.startswith("tenant_") and not divided_by_name(name)}
+        others = {schema for schema, name in seen.qualified if _is_elsewhere(schema, name)}
         if named and others:  # the server is asked about the shared table of that name, not about this one
             raise _refusal(f"it names the schema {min(others)!r}", named)
         return named
@@ -169,6 +170,14 @@ def _doubtful_in(seen: RawSql, beside: set[str], work: Work) -> set[Table]:
     if foreign:
         raise _refusal(f"it names the schema {min(foreign)!r}", named)
     return set()  # what is not named by its schema is found in the tenant's own
+
+
+def _is_elsewhere(schema: str, name: str) -> bool:
+    """True for a table of tenants in a schema that is not where its model has it."""
+    if schema.startswith("tenant_") and not divided_by_name(schema):
+        return True
+    homes = {(table.schema or "").lower() for table in divided_by_name(name)}
+    return bool(homes) and schema not in homes | (_DEFAULT_SCHEMAS if "" in homes else set())
 
 
 def _may_be_schema(name: str) -> bool:

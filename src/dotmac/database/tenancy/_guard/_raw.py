@@ -69,6 +69,7 @@ class RawSql:
         names: Lower-case identifiers that may be tables.
         introduces: True if the piece may bring in a table; another piece beside it may then name it.
         schemas: Lower-case identifiers in front of a dot.
+        qualified: Each with the one behind its dot.
         opaque: Why it cannot be seen through, or None.
         meddles: Why no session of a tenant may run it (it changes whose work this is, a schema or a transaction), or None.
     """
@@ -76,6 +77,7 @@ class RawSql:
     names: frozenset[str] = frozenset()
     introduces: bool = False
     schemas: frozenset[str] = frozenset()
+    qualified: frozenset[tuple[str, str]] = frozenset()
     opaque: str | None = None
     meddles: str | None = None
 
@@ -83,7 +85,8 @@ class RawSql:
 @lru_cache(maxsize=2048)
 def read_statement(sql: str) -> RawSql:
     """Judge a whole statement."""
-    words, names, schemas, opaque = _scan(sql)
+    scanner = _scan(sql)
+    words, opaque = scanner.words, scanner.opaque
     verb = words[0] if words else ""
     meddles = (
         None if verb in _PLAIN_VERBS or _is_safe_setting(words) else f"{verb.upper() or 'an empty statement'}"
@@ -116,25 +119,25 @@ def read_statement(sql: str) -> RawSql:
         "replace",
     }:
         opaque = opaque or verb.upper()
-    return RawSql(names, introduces=True, schemas=schemas, opaque=opaque, meddles=meddles or _meddling(names))
+    return scanner.seen(introduces=True, opaque=opaque, meddles=meddles)
 
 
 @lru_cache(maxsize=2048)
 def read_fragment(sql: str) -> RawSql:
     """Judge a piece inside a statement that SQLAlchemy builds: an expression, a prefix, a hint."""
-    words, names, schemas, opaque = _scan(sql)
-    introduces = not _INTRODUCES_TABLES.isdisjoint(words)
-    return RawSql(names, introduces=introduces, schemas=schemas, opaque=opaque, meddles=_meddling(names))
+    scanner = _scan(sql)
+    introduces = not _INTRODUCES_TABLES.isdisjoint(scanner.words)
+    return scanner.seen(introduces=introduces, opaque=scanner.opaque, meddles=None)
 
 
-def _scan(sql: str) -> tuple[list[str], frozenset[str], frozenset[str], str | None]:
+def _scan(sql: str) -> _Scanner:
     scanner = _Scanner()
     for match in _TOKEN.finditer(sql):
         kind = match.lastgroup or ""
         scanner.take(kind, match.group())
     if scanner.depth > 0:
         scanner.doubt("an unbalanced parenthesis")
-    return scanner.words, frozenset(scanner.names), frozenset(scanner.schemas), scanner.opaque
+    return scanner
 
 
 _DOUBTS = {
@@ -149,11 +152,23 @@ class _Scanner:
     def __init__(self) -> None:
         self.words: list[str] = []
         self.names: set[str] = set()
-        self.schemas: set[str] = set()
+        self.qualified: set[tuple[str, str]] = set()
         self.opaque: str | None = None
         self.depth = 0
         self._last = ""
+        self._before_dot = ""
         self._ended = False
+
+    def seen(self, *, introduces: bool, opaque: str | None, meddles: str | None) -> RawSql:
+        names = frozenset(self.names)
+        return RawSql(
+            names,
+            introduces=introduces,
+            schemas=frozenset(schema for schema, _ in self.qualified),
+            qualified=frozenset(self.qualified),
+            opaque=opaque,
+            meddles=meddles or _meddling(names),
+        )
 
     def doubt(self, reason: str) -> None:
         self.opaque = self.opaque or reason
@@ -164,9 +179,7 @@ class _Scanner:
         if kind in {"word", "quoted"}:
             self._take_name(kind, text)
             return
-        if kind == "dot" and self._last:
-            self.schemas.add(self._last)
-        self._last = ""
+        self._before_dot, self._last = (self._last if kind == "dot" else ""), ""
         if kind in _DOUBTS:
             self.doubt(_DOUBTS[kind])
         elif kind == "string" and "\\'" in text:
@@ -189,7 +202,9 @@ class _Scanner:
         self.names.add(name)
         if len(name) > _IDENTIFIER_BYTES // 4:
             self.names.add(name.encode()[:_IDENTIFIER_BYTES].decode(errors="ignore"))
-        self._last = name
+        if self._before_dot:
+            self.qualified.add((self._before_dot, name))
+        self._before_dot, self._last = "", name
         if _RUNS_SQL.fullmatch(name):
             self.doubt(f"{name}, which runs SQL, or reads files or what is known of all rows")
 
