@@ -11,17 +11,24 @@ import re
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Column, Table, case, literal
+from sqlalchemy import Table, case, literal
 from sqlalchemy.sql import coercions
-from sqlalchemy.sql.elements import BindParameter, ColumnClause, Grouping, Label, Null, TypeCoerce
-from sqlalchemy.sql.functions import Function
-from sqlalchemy.sql.selectable import ScalarSelect, Select, TableClause, TextualSelect
+from sqlalchemy.sql.elements import BindParameter, ColumnClause
+from sqlalchemy.sql.selectable import Select, TableClause, TextualSelect
 
 from dotmac.database.errors import UnprovableStatementError
 from dotmac.database.tenancy._guard import _predicates
+from dotmac.database.tenancy._guard._claims import (
+    Claims,
+    bare,
+    is_tenant_column,
+    key_of,
+    named,
+    written_table,
+)
 from dotmac.database.tenancy._guard._notes import Notes
 from dotmac.database.tenancy._guard._work import in_statement
-from dotmac.database.tenancy._tables import references_of, tenancy_of
+from dotmac.database.tenancy._tables import references_of
 
 if TYPE_CHECKING:
     from dotmac.database.tenancy._tables import TableTenancy
@@ -48,6 +55,10 @@ class GuardedCompiler(_SQLCompiler):
         if notes is None:
             notes = self.__dict__["dotmac_notes"] = Notes()
         return notes
+
+    @property
+    def _claims(self) -> Claims:
+        return Claims(self.notes, self.column_keys)
 
     @property
     def preparer(self) -> Any:
@@ -96,14 +107,14 @@ class GuardedCompiler(_SQLCompiler):
 
     def visit_update(self, update_stmt: Any, visiting_cte: Any = None, **kw: Any) -> Any:
         """UPDATE, of rows of the bound tenant, which stay its rows."""
-        if not isinstance(_written(update_stmt), TableClause):
+        if not isinstance(written_table(update_stmt), TableClause):
             raise in_statement(UnprovableStatementError("it writes to a join"))
         narrowed = self._narrowed_dml(update_stmt, kw)
-        facts, known = _predicates.facts_of(_written(update_stmt))
+        facts, known = _predicates.facts_of(written_table(update_stmt))
         if facts.is_divided:
-            self._note_replace(update_stmt, known)
-        self._note_written(update_stmt, facts, known, visiting_cte)
-        self._note_others(update_stmt)
+            self._claims.note_replace(update_stmt, known)
+        self._claims.note(update_stmt, facts, known, visiting_cte)
+        self._claims.note_others(update_stmt)
         return super().visit_update(narrowed, visiting_cte=visiting_cte, **kw)  # type: ignore[misc]
 
     def visit_delete(self, delete_stmt: Any, visiting_cte: Any = None, **kw: Any) -> Any:
@@ -114,7 +125,7 @@ class GuardedCompiler(_SQLCompiler):
 
     def _narrowed_dml(self, statement: Any, kw: dict[str, Any]) -> Any:
         wanted = []
-        target = _written(statement)
+        target = written_table(statement)
         found = _predicates.predicate(statement.table, target, self.notes)
         if found is not None:
             wanted.append(found)
@@ -134,14 +145,14 @@ class GuardedCompiler(_SQLCompiler):
         self, insert_stmt: Any, visited_bindparam: Any = None, visiting_cte: Any = None, **kw: Any
     ) -> Any:
         """INSERT, of rows of the bound tenant; on a conflict only its own row is touched."""
-        table = _written(insert_stmt)
+        table = written_table(insert_stmt)
         facts, known = _predicates.facts_of(table)
         if facts.is_divided:
             if visiting_cte is not None:
                 self.notes.unproved([known], "it inserts inside a CTE")
-            self._note_replace(insert_stmt, known)
+            self._claims.note_replace(insert_stmt, known)
             insert_stmt = self._of_tenant(insert_stmt, facts, known, kw)
-            self._note_written(insert_stmt, facts, known, visiting_cte)
+            self._claims.note(insert_stmt, facts, known, visiting_cte)
             insert_stmt = self._keep_conflict(insert_stmt, facts, known)
         return super().visit_insert(  # type: ignore[misc]
             insert_stmt, visited_bindparam=visited_bindparam, visiting_cte=visiting_cte, **kw
@@ -157,7 +168,7 @@ class GuardedCompiler(_SQLCompiler):
         if statement._multi_values:  # noqa: SLF001
             rows = statement._compile_state_factory(statement, self, **kw)._multi_parameters  # noqa: SLF001
             for position, row in enumerate(rows):
-                given = _named(row, facts.column)
+                given = named(row, facts.column)
                 if given is None:
                     row[column] = self.notes.tenant(known, facts.column.type)
                 elif coercions._is_literal(given):  # noqa: SLF001 - what SQLAlchemy would make a parameter of
@@ -169,8 +180,8 @@ class GuardedCompiler(_SQLCompiler):
             changed = statement._clone()  # noqa: SLF001
             changed._multi_values = (rows,)  # noqa: SLF001
             return changed
-        named = _named(statement._values or {}, facts.column)  # noqa: SLF001
-        if named is None and not {facts.column.key, facts.column.name}.intersection(self.column_keys or ()):
+        given = named(statement._values or {}, facts.column)  # noqa: SLF001
+        if given is None and not {facts.column.key, facts.column.name}.intersection(self.column_keys or ()):
             tenant = self.notes.tenant(known, facts.column.type)
             changed = statement._clone()  # noqa: SLF001
             values = dict(statement._values or {})  # noqa: SLF001
@@ -195,121 +206,15 @@ class GuardedCompiler(_SQLCompiler):
             changed.select = source.add_columns(tenant)
             changed._select_names = [*names, facts.column.key]  # noqa: SLF001
             return changed
-        chosen = _bare(list(source.selected_columns)[position])
+        chosen = bare(list(source.selected_columns)[position])
         base: Any = getattr(chosen, "table", None)
         while hasattr(base, "element"):
             base = base.element
         if isinstance(chosen, BindParameter):
             self.notes.given.append((chosen, known, facts.column.type))
-        elif not (isinstance(base, TableClause) and _is_tenant_column(chosen, base)):
+        elif not (isinstance(base, TableClause) and is_tenant_column(chosen, base)):
             self.notes.unproved([known], "an expression computes whose row it is")
         return statement
-
-    def _note_written(self, statement: Any, facts: TableTenancy, known: Table, visiting_cte: Any) -> None:
-        """Note which parameters say whose row it is, or on what it hangs; refuse what is no parameter."""
-        values = dict(getattr(statement, "_values", None) or {})
-        values.update(dict(getattr(statement, "_ordered_values", None) or ()))
-        if facts.column is not None:
-            self._note_tenant(values, facts.column, known, is_insert=statement.is_insert)
-        if isinstance(known, Table):
-            for target, pairs in references_of(known):
-                self._note_reference(statement, values, known, target, pairs, visiting_cte)
-
-    def _note_others(self, statement: Any) -> None:
-        """Of the further tables that MySQL's UPDATE writes to, leave alone whose rows these are and what they refer to."""
-        target = _written(statement)
-        ordered = dict(getattr(statement, "_ordered_values", None) or ())
-        for name in (*(statement._values or ()), *ordered):  # noqa: SLF001
-            table: Any = getattr(name, "table", None)
-            while hasattr(table, "element"):
-                table = table.element
-            if not isinstance(table, TableClause) or table == target:
-                continue
-            facts, known = _predicates.facts_of(table)
-            fixed = {facts.column.key} if facts.column is not None else set()
-            if isinstance(known, Table):
-                fixed |= {mine.key for _, pairs in references_of(known) for mine, _ in pairs}
-            if name.key in fixed:
-                self.notes.unproved(
-                    [known], "it writes whose row it is, or what it refers to, in a further table"
-                )
-
-    def _note_replace(self, statement: Any, known: Table) -> None:
-        if any("replace" in getattr(prefix, "text", "").lower() for prefix, _ in statement._prefixes):  # noqa: SLF001
-            self.notes.unproved([known], "OR REPLACE deletes whatever row is in the way")
-
-    def _note_reference(
-        self,
-        statement: Any,
-        values: dict[Any, Any],
-        known: Table,
-        target: Table,
-        pairs: Any,
-        visiting_cte: Any,
-    ) -> None:
-        """Note which parameters refer to another tenants' table: what they refer to has to be the tenant's own."""
-        written = [
-            mine
-            for mine, _ in pairs
-            if _named(values, mine) is not None or {mine.key, mine.name}.intersection(self.column_keys or ())
-        ]
-        names = list(getattr(statement, "_select_names", None) or ())
-        multi = getattr(statement, "_multi_values", None)
-        if visiting_cte is not None and written:
-            self.notes.unproved([known], "what its rows refer to is not plain")
-            return
-        if multi:
-            self._note_references_of_rows(multi, known, target, pairs)
-            return
-        binds = []
-        for mine, theirs in pairs:
-            given: Any = _named(values, mine)
-            if names and given is None:
-                given = _selected(statement, names, mine)
-            if isinstance(given, BindParameter):
-                binds.append(given)
-            elif given is None and mine in written:
-                binds.append(mine.key)
-            elif given is not None and not _refers_alike(given, mine, theirs):
-                self.notes.unproved([known], "an expression computes what its rows refer to")
-                return
-        if len(binds) == len(pairs):
-            self.notes.references.append((known, target, [theirs for _, theirs in pairs], binds))
-        elif binds:
-            self.notes.unproved([known], "what its rows refer to is only partly said")
-
-    def _note_references_of_rows(self, multi: Any, known: Table, target: Table, pairs: Any) -> None:
-        """Likewise of INSERT … VALUES (…), (…), whose parameters are numbered by row."""
-        rows = [row for part in multi for row in part]
-        for position, row in enumerate(rows):
-            if not isinstance(row, dict):
-                self.notes.unproved([known], "what its rows refer to is not plain")
-                return
-            given = [_named(row, mine) for mine, _ in pairs]
-            if any(value is None for value in given):
-                continue
-            binds = [
-                f"{mine.key}_m{position}" if coercions._is_literal(value) else value  # noqa: SLF001
-                for (mine, _), value in zip(pairs, given, strict=True)
-            ]
-            if not all(isinstance(bind, str | BindParameter) for bind in binds):
-                self.notes.unproved([known], "an expression computes what its rows refer to")
-                return
-            self.notes.references.append((known, target, [theirs for _, theirs in pairs], binds))
-
-    def _note_tenant(self, values: dict[Any, Any], column: Any, known: Table, *, is_insert: bool) -> None:
-        given = _named(values, column)
-        if given is None:
-            if {column.key, column.name}.intersection(self.column_keys or ()):
-                self.notes.given.append((column.key, known, column.type))
-            return
-        if isinstance(given, BindParameter):
-            if not self.notes.is_own(given):
-                self.notes.given.append((given, known, column.type))
-        elif not (
-            not is_insert and isinstance(given, ColumnClause) and _is_tenant_column(given, given.table)
-        ):
-            self.notes.unproved([known], "an expression computes whose row it is")
 
     def _keep_conflict(self, statement: Any, facts: TableTenancy, known: Table) -> Any:
         clause = getattr(statement, "_post_values_clause", None)
@@ -334,12 +239,12 @@ class GuardedCompiler(_SQLCompiler):
             kept.update = {
                 name: case(
                     (own, _as_sql(value, statement.table, name)),
-                    else_=statement.table.c[_key(name)],
+                    else_=statement.table.c[key_of(name)],
                 )
                 for name, value in assignments.items()
             }
         for target, pairs in references_of(known) if isinstance(known, Table) else ():
-            changes = [_named(assignments, mine) for mine, _ in pairs]
+            changes = [named(assignments, mine) for mine, _ in pairs]
             if any(
                 change is not None and not (isinstance(change, ColumnClause) and change.name == mine.name)
                 for change, (mine, _) in zip(changes, pairs, strict=True)
@@ -347,7 +252,7 @@ class GuardedCompiler(_SQLCompiler):
                 self.notes.unproved(
                     [known], f"on a conflict it would change what its row refers to in {target.name}"
                 )
-        moved = _named(assignments, facts.column)
+        moved = named(assignments, facts.column)
         if moved is not None and not (isinstance(moved, ColumnClause) and moved.name == facts.column.name):
             self.notes.unproved([known], "on a conflict it would change whose row it is")
         changed = statement._clone()  # noqa: SLF001
@@ -422,14 +327,6 @@ class GuardedCompiler(_SQLCompiler):
         return super().get_statement_hint_text(hint_texts)  # type: ignore[misc]
 
 
-def _written(statement: Any) -> Any:
-    """The table that a statement writes to."""
-    table = statement.table
-    while hasattr(table, "element"):
-        table = table.element
-    return table
-
-
 def _narrowed(statement: Any, wanted: list[Any]) -> Any:
     clone = statement._clone()  # noqa: SLF001 - as generative methods do; where() would want the ORM's plugin
     others = _predicates.without_repeated(statement._where_criteria, wanted)  # noqa: SLF001
@@ -437,63 +334,7 @@ def _narrowed(statement: Any, wanted: list[Any]) -> Any:
     return clone
 
 
-def _named(values: Any, column: Any) -> Any:
-    """What ``values`` hold for ``column``, under whatever they call it; None for nothing."""
-    for name, value in values.items():
-        if name in (column.key, column.name) if isinstance(name, str) else _key(name) == column.key:
-            return value
-    return None
-
-
-def _bare(element: Any) -> Any:
-    """``element`` without its label, or the type it is taken for."""
-    while isinstance(element, Label | TypeCoerce | Grouping):
-        element = element.element if not isinstance(element, TypeCoerce) else element.clause
-    return element
-
-
-def _selected(statement: Any, names: list[Any], column: Any) -> Any:
-    """What INSERT … SELECT finds for ``column``; None for nothing."""
-    position = next((at for at, name in enumerate(names) if name in {column.key, column.name}), None)
-    if position is None:
-        return None
-    if not isinstance(statement.select, Select):
-        return statement.select  # refers to nothing that is known
-    return _bare(list(statement.select.selected_columns)[position])
-
-
-def _refers_alike(given: Any, mine: Any, theirs: Any) -> bool:
-    """True if what ``given`` finds is a row of this tenant's: a key of ``theirs``, or what refers to it by a proven column."""
-    given = _bare(given)
-    if isinstance(given, Null):
-        return True
-    if isinstance(given, ScalarSelect):
-        selected = getattr(given.element, "selected_columns", ())
-        return len(selected) == 1 and _refers_alike(next(iter(selected)), mine, theirs)
-    if isinstance(given, Function) and given.name in {"max", "min"} and len(given.clauses) == 1:
-        return _refers_alike(next(iter(given.clauses)), mine, theirs)
-    if not isinstance(given, ColumnClause):
-        return False
-    return all(
-        base is mine
-        or base is theirs
-        or (isinstance(base, Column) and base.references(theirs) and tenancy_of(base.table).is_divided)
-        for base in (_bare(base) for base in given.base_columns)
-    )
-
-
-def _key(name: Any) -> str:
-    return name if isinstance(name, str) else str(getattr(name, "key", name))
-
-
-def _is_tenant_column(column: Any, table: Any) -> bool:
-    if not isinstance(table, TableClause):
-        return False
-    facts, _ = _predicates.facts_of(table)
-    return facts.column is not None and column.name == facts.column.name
-
-
 def _as_sql(value: Any, table: Any, name: Any) -> Any:
     if coercions._is_literal(value):  # noqa: SLF001 - what SQLAlchemy would make a parameter of
-        return literal(value, table.c[_key(name)].type)
+        return literal(value, table.c[key_of(name)].type)
     return value

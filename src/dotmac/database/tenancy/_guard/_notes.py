@@ -139,11 +139,12 @@ class Notes:
                     raise in_statement(TenantMismatchError(name_of(table)))
 
     def _learn(self, names: dict[Any, str]) -> None:
-        self._own_names = [
-            (names[bind], table, bind.type) for bind, table in self._own.values() if bind in names
-        ]
         self._given_names = [
             (self.name_of(bind, names), table, of_type) for bind, table, of_type in self.given
+        ]
+        # Last: another thread takes all of this for known as soon as this is.
+        self._own_names = [
+            (names[bind], table, bind.type) for bind, table in self._own.values() if bind in names
         ]
 
     def name_of(self, bind: Any, names: dict[Any, str]) -> str:
