@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -40,9 +41,13 @@ def test_every_step_of_the_demo_holds():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_served_demo_answers_until_it_is_stopped_and_leaves_nothing(number):
-    with subprocess.Popen(
-        [*DEMO, "--serve", "--json"], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with (
+        subprocess.Popen(
+            [*DEMO, "--serve", "--json"], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+        ) as process,
+        ExitStack() as stack,
+    ):
+        stack.callback(process.kill)  # whatever fails below, nothing waits for it for ever
         assert process.stdout is not None
         lines = []
         while not lines or lines[-1] != "}\n":

@@ -56,7 +56,7 @@ def test_servers_run_until_a_signal_and_end_cleanly(dev, number):
     with redis.Redis.from_url(urls["REDIS_URL"]) as client:
         assert client.ping() is True
     process.send_signal(number)
-    assert process.communicate() == ("", "")
+    assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 0
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(urls["DATABASE_URL"].replace("+asyncpg", ""))
