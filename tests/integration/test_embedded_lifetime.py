@@ -18,6 +18,7 @@ _DEADLINE_SECONDS = 60
 
 _OWNER = """
 import json, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
 from dotmac.database.embedded import EmbeddedPostgres, EmbeddedValkey
 kind = {"postgres": EmbeddedPostgres, "valkey": EmbeddedValkey}[sys.argv[1]]
 server = kind().start()
@@ -60,7 +61,7 @@ def test_server_ends_with_its_owner(start_owner, kind, number):
     owner, started = start_owner(kind)
     server, supervisor = os.pidfd_open(started["pid"]), os.pidfd_open(started["supervisor"])
     owner.send_signal(number)
-    owner.communicate()
+    owner.communicate(timeout=60)
     wait_for_end(server, supervisor)
     assert not Path(started["directory"]).exists()
 
