@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import subprocess
@@ -12,10 +13,12 @@ import pytest
 from redis import Redis as BlockingRedis
 from redis.exceptions import RedisError
 
-from dotmac.database.caching import CachePolicy, SmartCache
+from dotmac.database.caching import MISSING, CachePolicy, SmartCache
 from dotmac.database.caching._client import RedisServer
+from dotmac.database.coordination import RedisLock
 from dotmac.database.embedded import EmbeddedValkey
 from dotmac.database.embedded._binaries import find_valkey
+from dotmac.database.errors import LockUnavailableError
 
 # redis-py 7.4's own cluster client uses what redis-py 7.4 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*lib_name:DeprecationWarning")
@@ -84,6 +87,16 @@ def sentinel_url(tmp_path):
         yield f"redis+sentinel://127.0.0.1:{sentinel}/main/3"
 
 
+@contextlib.contextmanager
+def broken_sentinel(how):
+    """The address of a Sentinel that refuses connections, or that takes them and says nothing."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if how == "silent":
+            listener.listen()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
 @pytest.fixture
 def unix_url():
     with EmbeddedValkey() as valkey:
@@ -135,3 +148,37 @@ async def test_copies_are_coherent_everywhere(redis):
     await cache.set("a", "new")
     assert await cache.get("a") == "new"
     assert (await cache.get_stats())["errors"] == 0
+
+
+@pytest.mark.parametrize("how", ["refuses", "silent"])
+async def test_a_sentinel_that_is_down_does_not_hide_the_next(sentinel_url, how):
+    with broken_sentinel(how) as address:
+        server = RedisServer(sentinel_url.replace("//", f"//{address},"))
+        try:
+            client = server.client()
+            cache = SmartCache("c", policy=CachePolicy(timeout_seconds=2), client=client)
+            await cache.get("a")  # one that is silent takes this one's time
+            assert await asyncio.gather(*[cache.set("a", number) for number in range(10)]) == [True] * 10
+            async with RedisLock("a", ttl=5, client=client) as lock:
+                assert lock.acquired
+            assert (await cache.get_stats())["errors"] == (how == "silent")
+        finally:
+            await server.close()
+
+
+async def test_a_cluster_that_is_away_is_a_miss_and_grants_no_lock():
+    server = RedisServer(f"redis+cluster://127.0.0.1:{free_port()}")
+    try:
+        client = server.client()
+        policy = CachePolicy(timeout_seconds=5, memory_seconds=60)
+        cache = SmartCache("c", policy=policy, client=client)
+        assert await cache.get("a", default=MISSING) is MISSING
+        assert await cache.set("a", 1) is False
+        assert await cache.delete("a") is False
+        assert await cache.begin("a") is None
+        assert await cache.get_or_load("a", lambda: "loaded") == "loaded"
+        with pytest.raises(LockUnavailableError):
+            await RedisLock("a", ttl=5, client=client).__aenter__()
+        await cache._link().close()
+    finally:
+        await server.close()

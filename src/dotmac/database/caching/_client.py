@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import re
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
+from inspect import signature
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import ConstantBackoff, NoBackoff
+from redis.exceptions import RedisError
 
 from dotmac.database._per_loop import PerLoop
+from dotmac.database.caching._certificates import check_tls_options, sharing_certificates
+from dotmac.database.caching._pools import PlainPool, SentinelPool
 from dotmac.database.errors import ConfigurationError
 from dotmac.database.settings import DatabaseSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _PLAIN_SCHEMES = {"redis", "rediss", "unix"}
 _SENTINEL_SCHEMES = {"redis+sentinel": False, "sentinel": False, "rediss+sentinel": True}
@@ -87,6 +91,7 @@ class RedisServer:
         self._client: Redis | None = None
         arguments.setdefault("retry", Retry(NoBackoff(), 1))
         scheme = url.partition("://")[0].lower()
+        check_tls_options(url, is_tls=scheme.startswith("rediss"))
         if scheme in _CLUSTER_SCHEMES:
             make_cluster = _cluster_maker(
                 url, is_tls=_CLUSTER_SCHEMES[scheme], max_connections=max_connections, arguments=arguments
@@ -94,9 +99,13 @@ class RedisServer:
             self._loop_client = PerLoop(lambda: _ClusterOfLoop(make_cluster()))
             return
         if scheme in _SENTINEL_SCHEMES:
-            make_pool = _sentinel_maker(
-                url, is_tls=_SENTINEL_SCHEMES[scheme], max_connections=max_connections, arguments=arguments
-            )
+            with _explained():
+                make_pool = _sentinel_maker(
+                    url,
+                    is_tls=_SENTINEL_SCHEMES[scheme],
+                    max_connections=max_connections,
+                    arguments=arguments,
+                )
         elif scheme in _PLAIN_SCHEMES:
             make_pool = _plain_maker(url, max_connections, arguments)
         else:
@@ -220,6 +229,8 @@ class _ClusterOfLoop:
 
 
 def _abandon(pool: Any) -> None:
+    for inner in getattr(pool, "inner_pools", ()):
+        _abandon(inner)
     for connection in [*pool._available_connections, *pool._in_use_connections]:  # noqa: SLF001 - there is no public way
         abandon_connection(connection)
     pool.reset()
@@ -235,25 +246,31 @@ def abandon_connection(connection: Any) -> None:
 
 
 def _plain_maker(url: str, max_connections: int, arguments: dict[str, Any]) -> Callable[[], ConnectionPool]:
-    def make() -> ConnectionPool:
-        return BlockingConnectionPool.from_url(
-            url, max_connections=max_connections, timeout=_WAIT_SECONDS, **arguments
-        )
+    def make() -> PlainPool:
+        return PlainPool.from_url(url, max_connections=max_connections, timeout=_WAIT_SECONDS, **arguments)
 
-    try:
-        make()
-    except (ValueError, TypeError) as error:
-        raise _does_not_fit(error) from None
-    return make
+    with _explained():
+        return sharing_certificates(make)
 
 
 _WAIT_SECONDS = 20.0
 _HOST = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:]+))(?::(?P<port>\d+))?\Z")
 
 
-def _does_not_fit(error: Exception) -> ConfigurationError:
-    # redis-py's messages may quote the URL, password included.
-    return ConfigurationError(f"REDIS_URL does not fit ({type(error).__name__}). It is one of: {_FORMS}.")
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"REDIS_URL names certificates or keys that cannot be used: {type(error).__name__}, "
+            f"{error.strerror or error}."
+        ) from None
+    except (ValueError, TypeError, RedisError) as error:
+        # redis-py's messages may quote the URL, password included.
+        raise ConfigurationError(
+            f"REDIS_URL does not fit ({type(error).__name__}). It is one of: {_FORMS}."
+        ) from None
 
 
 def _hosts(url: str, kind: str) -> tuple[list[tuple[str, int]], dict[str, Any], list[str]]:
@@ -266,7 +283,7 @@ def _hosts(url: str, kind: str) -> tuple[list[tuple[str, int]], dict[str, Any], 
         if match is None:
             raise ConfigurationError(f"REDIS_URL names a host that does not fit. It is one of: {_FORMS}.")
         hosts.append((match["v6"] or match["host"], int(match["port"] or _DEFAULT_PORTS[kind])))
-    options: dict[str, Any] = dict(parse_qsl(rest.query))
+    options: dict[str, Any] = {**parse_url(f"redis://?{rest.query}")}
     user, _, password = credentials.partition(":")
     if password:
         options["password"] = unquote(password)
@@ -287,28 +304,36 @@ def _sentinel_maker(
         for name in ("sentinel_username", "sentinel_password")
         if name in options
     }
+    # Sentinels are trusted as the servers are that they name. When one is down, the next is asked, not the same again.
+    sentinel_arguments |= {name: value for name, value in options.items() if name.startswith("ssl")}
+    sentinel_arguments["retry"] = Retry(NoBackoff(), 0)
     arguments = {**arguments, **options, "db": int(database)}
     # A failover lasts longer than one attempt at once.
     arguments["retry"] = Retry(ConstantBackoff(0.1), 3)
 
-    def make() -> ConnectionPool:
+    def make() -> SentinelPool:
         # redis-py's Sentinel classes are not annotated.
         make_sentinel: Any = Sentinel
-        make_sentinel_pool: Any = SentinelConnectionPool
+        make_sentinel_pool: Any = SentinelPool
         sentinel = make_sentinel(hosts, sentinel_kwargs={**sentinel_arguments, "ssl": is_tls})
-        pool: ConnectionPool = make_sentinel_pool(
+        pool: SentinelPool = make_sentinel_pool(
             service, sentinel, max_connections=max_connections, ssl=is_tls, **arguments
         )
         return pool
 
-    return make
+    return sharing_certificates(make)
 
 
 def _cluster_maker(
     url: str, *, is_tls: bool, max_connections: int, arguments: dict[str, Any]
 ) -> Callable[[], RedisCluster]:
-    hosts, options, _ = _hosts(url, "cluster")
-    arguments = {name: value for name, value in {**arguments, **options}.items() if name != "retry"}
+    with _explained():
+        hosts, options, _ = _hosts(url, "cluster")
+        arguments = {name: value for name, value in {**arguments, **options}.items() if name != "retry"}
+        signature(RedisCluster).bind_partial(**arguments)
+        if is_tls:
+            tls = {name: value for name, value in options.items() if name.startswith("ssl")}
+            SSLConnection(**tls).ssl_context.get()
 
     def make() -> RedisCluster:
         return RedisCluster(

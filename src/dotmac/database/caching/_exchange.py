@@ -7,6 +7,7 @@ failures nothing is sent for a second.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import RedisCluster
@@ -14,6 +15,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     NoScriptError,
+    RedisClusterException,
     RedisError,
 )
 from redis.exceptions import (
@@ -23,6 +25,7 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
+from dotmac.database._tls import tls_refusal
 from dotmac.database.caching._lane import Lane
 from dotmac.database.errors import CircuitOpenError
 from dotmac.database.transactions import CircuitBreaker
@@ -32,7 +35,17 @@ if TYPE_CHECKING:
 
     from dotmac.database.caching._scripts import Script
 
-_FAILURES = (OSError, RedisConnectionError, RedisTimeoutError, BusyLoadingError, ClusterDownError)
+_logger = logging.getLogger("dotmac.database.caching")
+REDIS_FAILURES = (OSError, RedisError, RedisClusterException)
+"""What redis-py raises when Redis did not do it; a cluster that nobody reaches is no `RedisError`."""
+_CONNECTION_FAILURES = (
+    OSError,
+    RedisConnectionError,
+    RedisTimeoutError,
+    BusyLoadingError,
+    ClusterDownError,
+    RedisClusterException,
+)
 _FAILURES_TO_OPEN = 3
 _RECOVERY_SECONDS = 1.0
 
@@ -48,7 +61,7 @@ def breaker_for(name: str) -> CircuitBreaker:
         _RECOVERY_SECONDS,
         window_seconds=10.0,
         name=name,
-        counts=lambda error: isinstance(error, _FAILURES),
+        counts=lambda error: isinstance(error, _CONNECTION_FAILURES),
     )
 
 
@@ -64,6 +77,7 @@ class Exchange:
         self.client = client
         self._lane = Lane(client)
         self._send = breaker(self._within_deadline)
+        self._has_warned = False
 
     async def command(self, timeout_seconds: float, *words: Any, **options: Any) -> Any:
         """What Redis answers, undecoded.
@@ -73,8 +87,8 @@ class Exchange:
         """
         try:
             return await self._send(timeout_seconds, words, options)
-        except (RedisError, OSError, CircuitOpenError) as error:
-            raise CacheUnavailableError(type(error).__name__) from error
+        except (*REDIS_FAILURES, CircuitOpenError) as error:
+            raise self._unavailable(error) from error
 
     async def run(
         self, timeout_seconds: float, script: Script, keys: tuple[str, ...], *arguments: Any
@@ -89,8 +103,8 @@ class Exchange:
             return await self._send(timeout_seconds, words, {})
         except NoScriptError:
             return await self.command(timeout_seconds, "EVAL", script.text, *words[2:])
-        except (RedisError, OSError, CircuitOpenError) as error:
-            raise CacheUnavailableError(type(error).__name__) from error
+        except (*REDIS_FAILURES, CircuitOpenError) as error:
+            raise self._unavailable(error) from error
 
     async def primaries(self) -> list[dict[str, Any]]:
         """Options of `command` that reach every node that holds keys, one after the other.
@@ -102,13 +116,19 @@ class Exchange:
             return [{}]
         try:
             await self.client.initialize()
-        except (RedisError, OSError) as error:
-            raise CacheUnavailableError(type(error).__name__) from error
+        except REDIS_FAILURES as error:
+            raise self._unavailable(error) from error
         return [{"target_nodes": node} for node in self.client.get_primaries()]
 
     async def close(self) -> None:
         """Give connections back to the client."""
         await self._lane.close()
+
+    def _unavailable(self, error: Exception) -> CacheUnavailableError:
+        if not self._has_warned and (refusal := tls_refusal(error)):
+            self._has_warned = True
+            _logger.warning("The cache does not reach Redis, so everything is a miss (%s).", refusal)
+        return CacheUnavailableError(type(error).__name__)
 
     async def _within_deadline(
         self, timeout_seconds: float, words: tuple[Any, ...], options: dict[str, Any]

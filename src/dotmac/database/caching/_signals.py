@@ -11,9 +11,7 @@ import logging
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import RedisError
-
-from dotmac.database.caching._exchange import CacheUnavailableError
+from dotmac.database.caching._exchange import REDIS_FAILURES, CacheUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -74,7 +72,7 @@ class Signals:
                 if is_new:
                     await connection.send_command("SUBSCRIBE", name, check_health=False)
                 await channel.confirmed.wait()
-        except (OSError, RedisError) as error:
+        except REDIS_FAILURES as error:
             raise CacheUnavailableError(type(error).__name__) from error
         if listener not in channel.listeners:
             raise CacheUnavailableError("The subscription was lost.")
@@ -87,7 +85,7 @@ class Signals:
         channel.listeners.discard(listener)
         if not channel.listeners and self._connection is not None:
             del self._channels[name]
-            with suppress(OSError, RedisError):
+            with suppress(*REDIS_FAILURES):
                 await self._connection.send_command("UNSUBSCRIBE", name, check_health=False)
 
     async def ping(self, timeout_seconds: float, mark: bytes) -> None:
@@ -103,7 +101,7 @@ class Signals:
             async with asyncio.timeout(timeout_seconds):
                 await self._connection.send_command("PING", mark, check_health=False)
                 await pong
-        except (OSError, RedisError) as error:
+        except REDIS_FAILURES as error:
             raise CacheUnavailableError(type(error).__name__) from error
         finally:
             self._pongs.pop(mark, None)
@@ -150,7 +148,7 @@ class Signals:
                         disable_decoding=True, disconnect_on_error=False, push_request=True
                     )
                 )
-        except (OSError, RedisError) as error:
+        except REDIS_FAILURES as error:
             _logger.info("The cache's subscription was lost: %s.", type(error).__name__)
         finally:
             if self._reader is asyncio.current_task():
@@ -190,5 +188,5 @@ class Signals:
                 channel.confirmed.set()
                 for listener in listeners:
                     listener(None)
-        with suppress(OSError, RedisError, RuntimeError):
+        with suppress(*REDIS_FAILURES, RuntimeError):
             await connection.disconnect(nowait=True)

@@ -8,8 +8,9 @@ import random
 import secrets
 from typing import TYPE_CHECKING
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
+from dotmac.database._tls import tls_refusal
 from dotmac.database.coordination import _redis_scripts as scripts
 from dotmac.database.coordination._lock import Lock, logger, to_the_end
 from dotmac.database.coordination._names import checked_name, in_seconds, owner_of
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from dotmac.database.coordination._names import Seconds
 
-_FAILURES = (RedisError, OSError, TimeoutError)
+_FAILURES = (RedisError, RedisClusterException, OSError, TimeoutError)
 _SHORTEST_TTL_SECONDS = 0.05
 _ANSWER_SECONDS = 5.0
 # The server's clock may run faster than ours; the Redlock description allows for as much.
@@ -242,8 +243,9 @@ class RedisLock(Lock):
     def _unavailable(self, error: BaseException) -> LockUnavailableError:
         if isinstance(error, LockUnavailableError):
             return error
+        reason = tls_refusal(error) or type(error).__name__
         return LockUnavailableError(
-            f"{self._label()} was not acquired: Redis did not grant or refuse it ({type(error).__name__}), so nobody "
+            f"{self._label()} was not acquired: Redis did not grant or refuse it ({reason}), so nobody "
             f"knows who holds it. Do not go on as if it were held; try again when Redis answers."
         )
 
