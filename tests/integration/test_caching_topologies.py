@@ -156,6 +156,7 @@ async def test_a_sentinel_that_is_down_does_not_hide_the_next(sentinel_url, how)
         server = RedisServer(sentinel_url.replace("//", f"//{address},"))
         try:
             client = server.client()
+            pools = server.pool().of_this_loop.inner_pools
             cache = SmartCache("c", policy=CachePolicy(timeout_seconds=2), client=client)
             await cache.get("a")  # one that is silent takes this one's time
             assert await asyncio.gather(*[cache.set("a", number) for number in range(10)]) == [True] * 10
@@ -164,6 +165,9 @@ async def test_a_sentinel_that_is_down_does_not_hide_the_next(sentinel_url, how)
             assert (await cache.get_stats())["errors"] == (how == "silent")
         finally:
             await server.close()
+        connections = [connection for pool in pools for connection in pool._available_connections]
+        assert connections
+        assert not any(connection.is_connected for connection in connections)
 
 
 async def test_a_cluster_that_is_away_is_a_miss_and_grants_no_lock():
