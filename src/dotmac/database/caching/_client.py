@@ -7,6 +7,7 @@ import threading
 from contextlib import contextmanager, suppress
 from functools import cache
 from inspect import signature
+from ssl import TLSVersion
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -246,11 +247,14 @@ def abandon_connection(connection: Any) -> None:
 
 
 def _plain_maker(url: str, max_connections: int, arguments: dict[str, Any]) -> Callable[[], ConnectionPool]:
-    def make() -> PlainPool:
-        return PlainPool.from_url(url, max_connections=max_connections, timeout=_WAIT_SECONDS, **arguments)
-
     with _explained():
-        return sharing_certificates(make)
+        options = {
+            "max_connections": max_connections,
+            "timeout": _WAIT_SECONDS,
+            **arguments,
+            **_options_of(url),
+        }
+        return sharing_certificates(lambda: PlainPool(**options))
 
 
 _WAIT_SECONDS = 20.0
@@ -273,6 +277,13 @@ def _explained() -> Iterator[None]:
         ) from None
 
 
+def _options_of(url: str) -> dict[str, Any]:
+    options: dict[str, Any] = {**parse_url(url)}
+    if "ssl_min_version" in options:  # a text before redis-py 8
+        options["ssl_min_version"] = TLSVersion(int(options["ssl_min_version"]))
+    return options
+
+
 def _hosts(url: str, kind: str) -> tuple[list[tuple[str, int]], dict[str, Any], list[str]]:
     """Hosts, credentials and options, and path of a URL with several hosts."""
     rest = urlsplit("//" + url.partition("://")[2], allow_fragments=False)
@@ -283,7 +294,7 @@ def _hosts(url: str, kind: str) -> tuple[list[tuple[str, int]], dict[str, Any], 
         if match is None:
             raise ConfigurationError(f"REDIS_URL names a host that does not fit. It is one of: {_FORMS}.")
         hosts.append((match["v6"] or match["host"], int(match["port"] or _DEFAULT_PORTS[kind])))
-    options: dict[str, Any] = {**parse_url(f"redis://?{rest.query}")}
+    options = _options_of(f"redis://?{rest.query}")
     user, _, password = credentials.partition(":")
     if password:
         options["password"] = unquote(password)
