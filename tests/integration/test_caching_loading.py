@@ -61,7 +61,7 @@ class Source:
 
 async def expire(client, cache, text):
     """End the freshness of an entry, without waiting for it."""
-    (key,) = [key async for key in client.scan_iter(f"{cache._prefix}*:v:{text}")]
+    (key,) = [key async for key in client.scan_iter(f"{cache.made_with['prefix']}*:v:{text}")]
     stored = bytearray(await client.get(key))
     stored[28:36] = (1).to_bytes(8, "big")
     await client.set(key, bytes(stored), keepttl=True)
@@ -95,7 +95,7 @@ async def test_no_caller_changes_what_another_is_given(make_cache, known):
 async def test_a_signed_cache_does_not_share_the_reads_of_an_unsigned_one(make_cache, client):
     plain = make_cache()
     signed = SmartCache(
-        "users", policy=plain.policy, client=client, prefix=plain._prefix, signing_key="secret"
+        "users", policy=plain.policy, client=client, prefix=plain.made_with["prefix"], signing_key="secret"
     )
     await plain.set("a", "forged")
     reads = [cache.get_or_load("a", lambda: "good") for cache in (plain, signed)]
@@ -280,14 +280,14 @@ async def test_a_load_ends_at_the_hard_timeout(make_cache):
 async def test_a_loaded_none_lives_as_long_as_the_policy_says(make_cache, client, value, longest):
     cache = make_cache(negative_ttl=20)
     await cache.get_or_load("a", lambda: value)
-    (key,) = [key async for key in client.scan_iter(f"{cache._prefix}*:v:a")]
+    (key,) = [key async for key in client.scan_iter(f"{cache.made_with['prefix']}*:v:a")]
     assert longest / 2 < await client.pttl(key) <= longest
 
 
 async def test_times_to_live_are_shortened_at_random(make_cache, client):
     cache = make_cache(jitter=0.5)
     await cache.set_many({f"k:{number}": number for number in range(50)})
-    lives = [await client.pttl(key) async for key in client.scan_iter(f"{cache._prefix}*:v:*")]
+    lives = [await client.pttl(key) async for key in client.scan_iter(f"{cache.made_with['prefix']}*:v:*")]
     assert len(set(lives)) > 40
     assert 25_000 < min(lives) < max(lives) <= 60_000
 

@@ -2,97 +2,33 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-import time
 import uuid
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from dotmac.database.caching._client import get_redis_client
-from dotmac.database.caching._codec import Codec, DamagedValueError
+from dotmac.database.caching._codec import Codec
+from dotmac.database.caching._decorator import read_through
 from dotmac.database.caching._envelope import Envelope
 from dotmac.database.caching._exchange import CacheUnavailableError
-from dotmac.database.caching._freshness import CachePolicy, Duration, Worth, lifetime, seconds_of, worth
-from dotmac.database.caching._keys import Scope, arguments_key, key_text, pattern_text
-from dotmac.database.caching._link import LinkedServer, linked
+from dotmac.database.caching._freshness import CachePolicy, Duration, lifetime, seconds_of
+from dotmac.database.caching._keys import key_text
 from dotmac.database.caching._loading import Loading, Request
-from dotmac.database.caching._memory import Memory
 from dotmac.database.caching._models import Models
-from dotmac.database.caching._statistics import Counters
+from dotmac.database.caching._reading import Reading
+from dotmac.database.caching._removing import Removing
+from dotmac.database.caching._space import MISSING, LoadToken, Spaces, text_of
 from dotmac.database.caching._store import Store
 from dotmac.database.caching._warming import WarmReport, warm_cache
-from dotmac.database.context import TenantId, current_context
-from dotmac.database.errors import MissingTenantError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from redis.asyncio import Redis, RedisCluster
 
-    from dotmac.database.caching._envelope import Entry
-    from dotmac.database.caching._link import Link
-
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
-Tenancy = Literal["context", "required", "shared"]
-Key = str | tuple[Any, ...]
-"""A key given as one value: a path such as ``"user:42"``, or a tuple of its parts."""
+    from dotmac.database.caching._decorator import Parameters, Result
+    from dotmac.database.caching._space import Key, Tenancy
 
 
-class Missing:
-    """The type of `MISSING`."""
-
-    def __repr__(self) -> str:
-        return "MISSING"
-
-    def __bool__(self) -> Literal[False]:
-        return False
-
-
-MISSING: Final = Missing()
-"""Given as ``default``, tells a value that is not cached from a cached None."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadToken:
-    """The right to store what is loaded from now on, unless it is invalidated meanwhile.
-
-    Attributes:
-        scope: Where the value belongs.
-        text: Its key.
-        token: Who holds the lease.
-        version: The generation in which the load began.
-    """
-
-    scope: Scope
-    text: str
-    token: str
-    version: bytes
-
-
-class _Space:
-    """One tenant's part of a cache."""
-
-    __slots__ = ("counters", "published", "scope")
-
-    def __init__(self, scope: Scope) -> None:
-        self.scope = scope
-        self.counters = Counters()
-        self.published = Counters()
-
-    def take_news(self) -> dict[str, int]:
-        """What was counted since the last time this was asked."""
-        news = self.counters.since(self.published)
-        self.published.add(news)
-        return news
-
-    def untake(self, news: dict[str, int]) -> None:
-        """It could not be told to anybody: it is news again."""
-        self.published.add({name: -count for name, count in news.items()})
-
-
-class SmartCache:
+class SmartCache(Removing):
     """A namespace of values in Redis. It fails open: when Redis is away, everything is a miss and nothing raises.
 
     May be made at import time and used from any event loop. Keys are given in parts, ``get("user", user_id)``, or as a path,
@@ -133,29 +69,20 @@ class SmartCache:
         client: Redis | RedisCluster | None = None,
         prefix: str = "dotmac",
     ) -> None:
-        if tenancy not in ("context", "required", "shared"):
-            raise ValueError(f"tenancy is 'context', 'required' or 'shared', not {tenancy!r}.")
-        self.namespace = namespace
-        self.ttl = seconds_of(ttl, "ttl")
-        self.policy = policy or CachePolicy()
+        spaces = Spaces(prefix, namespace, tenancy)
+        policy = policy or CachePolicy()
         known = Models(models)
         key = signing_key.encode() if isinstance(signing_key, str) else signing_key
         if key is not None and not key:
             raise ValueError("signing_key must not be empty.")
         envelope = Envelope(str(schema), known.shape(), key)
+        super().__init__(spaces, Store(envelope, policy), policy, client)
+        self.namespace = namespace
+        self.ttl = seconds_of(ttl, "ttl")
         self._made_with = {"schema": schema, "signing_key": key, "client": client, "prefix": prefix}
         self._codec = Codec(known)
-        self._store = Store(envelope, self.policy)
+        self._reading = Reading(self._store, self._codec, self.policy)
         self._loading = Loading(self._store, envelope, self._codec, self.policy)
-        self._tenancy = tenancy
-        self._tenant: str | None = None
-        self._is_bound = False
-        self._has_memory = self.policy.memory_seconds > 0
-        self._identity = object()
-        self._prefix = prefix
-        self._client = client
-        self._server: LinkedServer | None = None
-        self._spaces: dict[str | None, _Space] = {None: _Space(Scope.of(prefix, namespace, None))}
 
     @property
     def made_with(self) -> Mapping[str, Any]:
@@ -166,13 +93,6 @@ class SmartCache:
         bound = f", tenant={self._tenant!r}" if self._is_bound else ""
         return f"SmartCache({self.namespace!r}, ttl={self.ttl:g}{bound})"
 
-    def for_tenant(self, tenant_id: object) -> Self:
-        """The same cache, bound to one tenant whatever the context says."""
-        bound = object.__new__(type(self))
-        bound.__dict__.update(self.__dict__)
-        bound._tenant, bound._is_bound = TenantId(tenant_id), True
-        return bound
-
     async def get(self, *key: Any, default: Any = None) -> Any:
         """The value, or ``default`` if there is none that is fresh. One round trip.
 
@@ -181,14 +101,14 @@ class SmartCache:
             MissingTenantError: The cache requires a tenant and none is bound.
         """
         space, text, link = self._space(), key_text(key), self._link()
-        if self._has_memory and (copy := self._copy(link, space, text)) is not MISSING:
+        if self._reading.has_memory and (copy := self._reading.copy(link, space, text)) is not MISSING:
             return copy
         try:
-            entry = await self._read(link, space, text)
+            entry = await self._reading.read(link, space, text)
         except CacheUnavailableError:
             space.counters.errors += 1
             entry = None
-        return self._fresh(space, entry, default)
+        return self._reading.value_of(space, entry, default)
 
     async def set(self, *key_and_value: Any, ttl: Duration | None = None, tags: Sequence[str] = ()) -> bool:
         """Store a value: ``set("user", user_id, value)``. One round trip; False if Redis did not take it.
@@ -213,7 +133,7 @@ class SmartCache:
             if link.debts:
                 await link.settle(self.policy.timeout_seconds)
             mark = await self._store.write(link.exchange, space.scope, text, form, body, life, tuple(tags))
-            if mark or self._has_memory:
+            if mark or self._reading.has_memory:
                 await self._announce(link, space, [text], mark)
         except CacheUnavailableError:
             # What was there before must not come back with Redis.
@@ -243,7 +163,7 @@ class SmartCache:
         space, text = self._space(), key_text(tuple(parts))
         seconds = self.ttl if ttl is None else seconds_of(ttl, "ttl")
         link = self._link()
-        if self._has_memory and (copy := self._copy(link, space, text)) is not MISSING:
+        if self._reading.has_memory and (copy := self._reading.copy(link, space, text)) is not MISSING:
             return copy
         return await self._loading.get(
             link,
@@ -254,8 +174,8 @@ class SmartCache:
                 seconds,
                 tuple(tags),
                 space.counters,
-                read=lambda: self._read(link, space, text),
-                last_known=lambda: self._last_known(link, space, text),
+                read=lambda: self._reading.read(link, space, text),
+                last_known=lambda: self._reading.last_known(link, space, text),
             ),
         )
 
@@ -263,7 +183,7 @@ class SmartCache:
         """The values that are cached and fresh, by the keys as they were given. One round trip."""
         space = self._space()
         given = list(keys)
-        texts = [_text_of(key) for key in given]
+        texts = [text_of(key) for key in given]
         if not texts:
             return {}
         link = self._link()
@@ -276,7 +196,7 @@ class SmartCache:
             entries = [None] * len(texts)
         found = {}
         for key, entry in zip(given, entries, strict=True):
-            value = self._fresh(space, entry, MISSING)
+            value = self._reading.value_of(space, entry, MISSING)
             if value is not MISSING:
                 found[key] = value
         return found
@@ -290,106 +210,20 @@ class SmartCache:
         space = self._space()
         seconds = self.ttl if ttl is None else seconds_of(ttl, "ttl")
         entries = [
-            (_text_of(key), *self._codec.encode(value), lifetime(self.policy, seconds))
+            (text_of(key), *self._codec.encode(value), lifetime(self.policy, seconds))
             for key, value in values.items()
         ]
         if not entries:
             return True
-        link = self._link()
-        try:
-            if link.debts:
-                await link.settle(self.policy.timeout_seconds)
-            mark = await self._store.write_many(link.exchange, space.scope, entries)
-            await self._announce(link, space, [text for text, *_ in entries], mark)
-        except CacheUnavailableError:
-            self._failed(link, space, [text for text, *_ in entries])
+        stored = await self._change(
+            space,
+            [text for text, *_ in entries],
+            lambda exchange: self._store.write_many(exchange, space.scope, entries),
+        )
+        if stored is None:
             return False
         space.counters.writes += len(entries)
         return True
-
-    async def delete(self, *key: Any) -> bool:
-        """Remove a value; True if there was one. What is being loaded under that key is not stored.
-
-        When Redis is away it is removed as soon as Redis is back, before this process reads anything from it.
-        """
-        return bool(await self.delete_many([key]))
-
-    async def delete_many(self, keys: Iterable[Key]) -> int:
-        """Same as `delete`, for many keys in one round trip for each 500; how many there were."""
-        space = self._space()
-        texts = [_text_of(key) for key in keys]
-        if not texts:
-            return 0
-        link = self._link()
-        try:
-            if link.debts:
-                await link.settle(self.policy.timeout_seconds)
-            gone, mark = await self._store.delete(link.exchange, space.scope, texts)
-            await self._announce(link, space, texts, mark)
-        except CacheUnavailableError:
-            self._failed(link, space, texts)
-            return 0
-        space.counters.deletes += gone
-        return gone
-
-    async def invalidate_pattern(self, pattern: str) -> int:
-        r"""Remove every value whose key matches, ``"user:*"`` for instance; how many there were.
-
-        ``*``, ``?`` and ``[abc]`` are globs, ``\*`` is a star. Only the current tenant's keys are looked at, in batches that
-        hold nobody up: the time grows with the number of keys in Redis. `invalidate_namespace` and `invalidate_tags` do not.
-        """
-        space, glob = self._space(), pattern_text(pattern)
-        link = self._link()
-        try:
-            if link.debts:
-                await link.settle(self.policy.timeout_seconds)
-            gone, mark = await self._store.invalidate_matching(link.exchange, space.scope, glob)
-            await self._announce(link, space, None, mark)
-        except CacheUnavailableError:
-            self._failed(link, space, None)
-            return 0
-        space.counters.deletes += gone
-        space.counters.invalidations += 1
-        return gone
-
-    async def invalidate_namespace(self) -> None:
-        """Make every entry of the cache invalid, for the current tenant: one round trip, however many there are."""
-        space, link = self._space(), self._link()
-        try:
-            if link.debts:
-                await link.settle(self.policy.timeout_seconds)
-            mark = await self._store.invalidate_scope(link.exchange, space.scope)
-            await self._announce(link, space, None, mark)
-        except CacheUnavailableError:
-            self._failed(link, space, None)
-        space.counters.invalidations += 1
-
-    async def invalidate_tags(self, *tags: str) -> None:
-        """Make every entry that bears one of the tags invalid: one round trip, however many there are."""
-        if not tags:
-            raise TypeError("invalidate_tags() takes at least one tag.")
-        space, link = self._space(), self._link()
-        try:
-            if link.debts:
-                await link.settle(self.policy.timeout_seconds)
-            mark = await self._store.invalidate_tags(link.exchange, space.scope, tags)
-            await self._announce(link, space, None, mark)
-        except CacheUnavailableError:
-            self._failed(link, space, None)
-        space.counters.invalidations += 1
-
-    async def purge(self) -> int:
-        """Remove everything of the current tenant (or of the shared space) from Redis; how many values there were."""
-        space, link = self._space(), self._link()
-        try:
-            if link.debts:
-                await link.settle(self.policy.timeout_seconds)
-            gone, mark = await self._store.purge(link.exchange, space.scope)
-            await self._announce(link, space, None, mark)
-        except CacheUnavailableError:
-            self._failed(link, space, None)
-            return 0
-        return gone
 
     async def begin(self, *key: Any) -> LoadToken | None:
         """Take the lease of a key, before its value is read from the database; None if another has it.
@@ -422,7 +256,7 @@ class SmartCache:
         Raises:
             ValidationError: The value cannot be stored.
         """
-        space = self._space_of(token.scope.tenant)
+        space = self._spaces[token.scope.tenant]
         form, body = self._codec.encode(value)
         life = lifetime(self.policy, self.ttl if ttl is None else seconds_of(ttl, "ttl"))
         try:
@@ -451,7 +285,7 @@ class SmartCache:
         try:
             await self._store.release(self._link().exchange, token.scope, token.text, token.token)
         except CacheUnavailableError:
-            self._space_of(token.scope.tenant).counters.errors += 1
+            self._spaces[token.scope.tenant].counters.errors += 1
 
     def cached(
         self,
@@ -469,30 +303,7 @@ class SmartCache:
         Raises:
             TypeError: The function is not async.
         """
-
-        def decorate(
-            function: Callable[Parameters, Awaitable[Result]],
-        ) -> Callable[Parameters, Awaitable[Result]]:
-            if not inspect.iscoroutinefunction(function):
-                raise TypeError("cached() decorates async functions.")
-            signature = inspect.signature(function)
-            first = prefix or (function.__qualname__,)
-
-            @functools.wraps(function)
-            async def through(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:
-                if key is None:
-                    bound = signature.bind(*arguments, **keywords)
-                    bound.apply_defaults()
-                    rest = arguments_key(bound.args, bound.kwargs)
-                else:
-                    rest = key(*arguments, **keywords)
-                load = functools.partial(function, *arguments, **keywords)
-                result: Result = await self.get_or_load(*first, *rest, load, ttl=ttl, tags=tags)
-                return result
-
-            return through
-
-        return decorate
+        return read_through(self, prefix, key=key, ttl=ttl, tags=tags)
 
     async def warm(
         self,
@@ -533,109 +344,3 @@ class SmartCache:
                 await self._store.add_counts(link.exchange, space.scope, news)
             except CacheUnavailableError:
                 space.untake(news)
-
-    def _last_known(self, link: Link, space: _Space, text: str) -> Entry | None:
-        if not (self._has_memory and self.policy.stale_seconds):
-            return None
-        return self._memory(link).last_known(space.scope.values + text, time.time() * 1000)
-
-    async def _read(self, link: Link, space: _Space, text: str) -> Entry | None:
-        """The entry in Redis, of which a copy is kept if this cache keeps copies."""
-        if link.debts:
-            await link.settle(self.policy.timeout_seconds)
-        if not self._has_memory:
-            return await self._store.read(link.exchange, space.scope, text, space.counters)
-        memory, copies = self._memory(link), link.copies(space.scope)
-        changes, began = memory.changes, time.monotonic()
-        may_keep = copies.served_until > began
-        entry, left = await self._store.read_to_copy(link.exchange, space.scope, text, space.counters)
-        if entry is not None and may_keep:
-            fresh = entry.fresh_until / 1000 - time.time()
-            memory.put(
-                space.scope.values + text,
-                entry,
-                until=began + min(self.policy.memory_seconds, left, fresh),
-                scope=space.scope.tag,
-                changes=changes,
-            )
-        return entry
-
-    def _copy(self, link: Link, space: _Space, text: str) -> Any:
-        """The value in this process's memory, or MISSING."""
-        now = time.monotonic()
-        if link.copies(space.scope).served_until > now:
-            memory, key = self._memory(link), space.scope.values + text
-            entry = memory.get(key, now)
-            if entry is not None:
-                try:
-                    value = self._codec.decode(entry.form, entry.body)
-                except DamagedValueError:
-                    space.counters.errors += 1
-                    memory.drop([key])
-                    return MISSING
-                space.counters.hits += 1
-                space.counters.memory_hits += 1
-                return value
-        return MISSING
-
-    def _memory(self, link: Link) -> Memory:
-        memory = link.memories.get(self._identity)
-        if memory is None:
-            memory = link.memories[self._identity] = Memory(self.policy.memory_entries)
-            link.copies(self._spaces[None].scope).keep(memory)
-        return memory
-
-    def _fresh(self, space: _Space, entry: Entry | None, default: Any) -> Any:
-        if entry is not None and worth(entry, time.time() * 1000) is Worth.FRESH:
-            try:
-                value = self._codec.decode(entry.form, entry.body)
-            except DamagedValueError:
-                space.counters.errors += 1
-            else:
-                space.counters.hits += 1
-                return value
-        space.counters.misses += 1
-        return default
-
-    def _failed(self, link: Link, space: _Space, texts: Sequence[str] | None) -> None:
-        """Redis could not be told: count it, and tell it later."""
-        space.counters.errors += 1
-        link.copies(space.scope).drop(_keys_of(space, texts), space.scope.tag)
-        link.owe(space.scope, texts)
-
-    async def _announce(self, link: Link, space: _Space, texts: Sequence[str] | None, mark: int) -> None:
-        """Return when no copy of what was changed is served any more; with ``mark``, anywhere."""
-        await link.copies(space.scope).changed(_keys_of(space, texts), space.scope.tag, mark)
-
-    def _space(self) -> _Space:
-        if self._is_bound:
-            return self._space_of(self._tenant)
-        if self._tenancy == "shared":
-            return self._spaces[None]
-        tenant = current_context().tenant_id
-        if tenant is None and self._tenancy == "required":
-            raise MissingTenantError(f"The cache {self.namespace!r}")
-        space = self._spaces.get(tenant)
-        return self._space_of(tenant) if space is None else space
-
-    def _space_of(self, tenant: str | None) -> _Space:
-        space = self._spaces.get(tenant)
-        if space is None:
-            space = self._spaces[tenant] = _Space(self._scope_of(self.namespace, tenant))
-        return space
-
-    def _scope_of(self, namespace: str, tenant: str | None) -> Scope:
-        return Scope.of(self._prefix, namespace, tenant)
-
-    def _link(self) -> Link:
-        if self._server is None:
-            self._server = linked(self._client or get_redis_client())
-        return self._server.link()
-
-
-def _keys_of(space: _Space, texts: Sequence[str] | None) -> list[str] | None:
-    return None if texts is None else [space.scope.values + text for text in texts]
-
-
-def _text_of(key: Key) -> str:
-    return key_text(key if type(key) is tuple else (key,))

@@ -73,7 +73,7 @@ async def overview(
         reports = []
         for (name, whose), count in sorted(entries.items(), key=str):
             if namespace in (None, name) and tenant in (None, whose):
-                scope = cache._scope_of(name, whose)  # noqa: SLF001 - same
+                scope = cache._spaces.scope_of(name, whose)  # noqa: SLF001 - same
                 told = await exchange.command(_SECONDS, "HGETALL", scope.counters)
                 reports.append(SpaceReport(name, whose, count, _counted(told)))
     except CacheUnavailableError as error:

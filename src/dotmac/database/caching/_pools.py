@@ -21,7 +21,8 @@ class SharingPool(ConnectionPool):
 
     def make_connection(self) -> Any:
         """See `ConnectionPool`."""
-        connection = super().make_connection()
+        pool: Any = super()  # half of redis-py's pools is not annotated
+        connection = pool.make_connection()
         if self.certificates is not None:
             connection.ssl_context = self.certificates
         return connection
@@ -35,7 +36,8 @@ class SentinelPool(SharingPool, SentinelConnectionPool):
     """A pool for the primary that Sentinels name. A Sentinel that does not answer is asked last the next time."""
 
     def __init__(self, service_name: str, sentinel_manager: Sentinel, **options: Any) -> None:
-        super().__init__(service_name, sentinel_manager, **options)
+        pool: Any = super()
+        pool.__init__(service_name, sentinel_manager, **options)
         self._order = deque(sentinel_manager.sentinels)
 
     async def get_master_address(self) -> Any:
@@ -43,8 +45,9 @@ class SentinelPool(SharingPool, SentinelConnectionPool):
         first = self._order[0]
         # redis-py moves the one that answered to the front, and loses another when it does so twice at a time.
         self.sentinel_manager.sentinels = list(self._order)
+        pool: Any = super()
         try:
-            return await super().get_master_address()
+            return await pool.get_master_address()
         except BaseException:
             if self._order[0] is first:
                 self._order.rotate(-1)

@@ -117,8 +117,8 @@ class Store:
 
     async def write_many(
         self, exchange: Exchange, scope: Scope, entries: Sequence[tuple[str, int, bytes, Lifetime]]
-    ) -> int:
-        """Same as `write`, for many values without tags, in one command for each 500."""
+    ) -> tuple[int, int]:
+        """Same as `write`, for many values without tags, in one command for each 500; how many, and the mark."""
         mark = 0
         for start in range(0, len(entries), _KEYS_A_COMMAND):
             keys = [scope.stamp]
@@ -135,7 +135,7 @@ class Store:
             mark = max(mark, await exchange.run(self._seconds, _scripts.WRITE_MANY, tuple(keys), *arguments))
         if self._quota is not None:
             await self._make_room(exchange, scope, [(life.kept_until, text) for text, _, _, life in entries])
-        return int(mark)
+        return len(entries), int(mark)
 
     async def delete(self, exchange: Exchange, scope: Scope, texts: Sequence[str]) -> tuple[int, int]:
         """Remove values and refuse loads of them; how many there were, and the mark for copies."""
@@ -228,14 +228,14 @@ class Store:
         keys = (scope.leases + text,)
         return bool(await exchange.run(self._seconds, _scripts.RENEW, keys, token, int(lease_seconds * 1000)))
 
-    async def invalidate_scope(self, exchange: Exchange, scope: Scope) -> int:
-        """Make every entry of the scope invalid at once; the mark for copies."""
-        return int(await exchange.run(self._seconds, _scripts.INVALIDATE, (scope.stamp,), "all"))
+    async def invalidate_scope(self, exchange: Exchange, scope: Scope) -> tuple[int, int]:
+        """Make every entry of the scope invalid at once, uncounted: 0, and the mark for copies."""
+        return 0, int(await exchange.run(self._seconds, _scripts.INVALIDATE, (scope.stamp,), "all"))
 
-    async def invalidate_tags(self, exchange: Exchange, scope: Scope, tags: Iterable[str]) -> int:
-        """Make every entry that bears one of the tags invalid at once; the mark for copies."""
+    async def invalidate_tags(self, exchange: Exchange, scope: Scope, tags: Iterable[str]) -> tuple[int, int]:
+        """Make every entry that bears one of the tags invalid at once, uncounted: 0, and the mark for copies."""
         keys = (scope.stamp, *map(scope.tag_key, tags))
-        return int(await exchange.run(self._seconds, _scripts.INVALIDATE, keys, "tags"))
+        return 0, int(await exchange.run(self._seconds, _scripts.INVALIDATE, keys, "tags"))
 
     async def invalidate_matching(self, exchange: Exchange, scope: Scope, pattern: str) -> tuple[int, int]:
         """Remove every value whose key matches, and refuse loads under way; how many there were, and the mark."""
