@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 
 from dotmac.database.caching import MISSING, CachePolicy, SmartCache
 from dotmac.database.caching._exchange import CacheUnavailableError
+from dotmac.database.caching._link import linked
 from dotmac.database.embedded import EmbeddedValkey
 
 _CHUNK_BYTES = 65_536
@@ -115,6 +116,28 @@ def make_cache(client):
     return make
 
 
+@pytest.fixture
+async def elsewhere(server, make_cache):
+    """The same cache as another process has it, which no fault reaches."""
+    async with Redis(host="127.0.0.1", port=server.port, password=server.address.password) as direct:
+        prefix = make_cache().made_with["prefix"]
+        policy = CachePolicy(timeout_seconds=10, memory_seconds=60)
+        yield SmartCache("users", 60, policy, client=direct, prefix=prefix)
+        await linked(direct).close()
+
+
+async def owes(cache, proxy):
+    """Have the process owe the removal of "a"; then Redis is back, and was told nothing yet."""
+    proxy.black_hole()
+    assert await cache.delete("a") is False
+    proxy.cut_all()
+    proxy.heal()
+    link = cache._link()
+    link.exchange._send.breaker.reset()
+    assert link.debts
+    return link
+
+
 async def settled(cache):
     """Wait until what is owed has been removed."""
     link = cache._link()
@@ -160,6 +183,64 @@ async def test_what_could_not_be_changed_does_not_come_back_with_redis(make_cach
     proxy.heal()
     await settled(cache)
     assert await patient.get("user", 1, default=MISSING) is MISSING
+
+
+ASKS = {
+    "get": lambda cache: cache.get("a"),
+    "get_many": lambda cache: cache.get_many(["a"]),
+    "get_or_load": lambda cache: cache.get_or_load("a", lambda: "new"),
+    "set": lambda cache: cache.set("b", 1),
+    "set_many": lambda cache: cache.set_many({"b": 1}),
+    "delete": lambda cache: cache.delete("b"),
+    "begin": lambda cache: cache.begin("b"),
+    "invalidate_tags": lambda cache: cache.invalidate_tags("red"),
+}
+
+
+@pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
+async def test_whoever_asks_first_when_redis_is_back_pays_what_is_owed(make_cache, proxy, ask):
+    patient, cache = make_cache(10), make_cache(0.1)
+    await patient.set("a", "old")
+    link = await owes(cache, proxy)
+    assert await ask(patient) not in ("old", {"a": "old"})
+    assert not link.debts
+
+
+async def test_what_is_owed_is_paid_though_nobody_asks(make_cache, proxy, elsewhere):
+    await elsewhere.set("a", "old")
+    await owes(make_cache(0.1), proxy)
+    async with asyncio.timeout(20):
+        while await elsewhere.get("a", default=MISSING) is not MISSING:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.05)
+
+
+async def test_what_is_paid_is_forgotten_elsewhere_and_its_loads_are_refused(make_cache, proxy, elsewhere):
+    cache = make_cache(0.1)
+    await elsewhere.get("warm-up")
+    await elsewhere._link().copies(elsewhere._spaces[None].scope).serves()
+    token = await elsewhere.begin("a")
+    await make_cache(10).set_many({"b": "kept"})
+    assert await elsewhere.fill(token, "old") is True
+    assert [await elsewhere.get("a"), await elsewhere.get("a")] == ["old", "old"]
+    assert (await elsewhere.get_stats())["memory_hits"] == 1
+    token = await elsewhere.begin("a")
+    await owes(cache, proxy)
+    await settled(cache)
+    assert await elsewhere.get("a", default=MISSING) is MISSING
+    assert await elsewhere.fill(token, "old") is False
+
+
+async def test_a_copy_is_not_served_after_a_change_that_redis_was_not_told(make_cache, proxy):
+    cache = make_cache(0.3, memory_seconds=60)
+    await make_cache(10).set("a", "old")
+    await cache.get("warm-up")
+    await cache._link().copies(cache._spaces[None].scope).serves()
+    assert [await cache.get("a"), await cache.get("a")] == ["old", "old"]
+    assert (await cache.get_stats())["memory_hits"] == 1
+    proxy.black_hole()
+    assert await cache.set("a", "new") is False
+    assert await cache.get("a", default=MISSING) is MISSING
+    proxy.heal()
 
 
 async def test_what_is_owed_to_a_silent_redis_costs_no_caller_more_than_the_deadline(make_cache, proxy):
@@ -209,6 +290,16 @@ async def test_a_refused_connection_is_a_miss(make_cache, proxy):
     proxy.heal()
     await settled(cache)
     assert await make_cache(10).set("a", 2) is True
+
+
+async def test_callers_without_redis_do_not_share_what_they_can_change(make_cache, proxy):
+    cache = make_cache(0.5)
+    proxy.refuse()
+    given = await asyncio.gather(*[cache.get_or_load("a", lambda: {"roles": []}) for _ in range(5)])
+    assert (await cache.get_stats())["loads"] == 1
+    given[0]["roles"].append("admin")
+    given[1]["roles"].append("owner")
+    assert given[2:] == [{"roles": []}] * 3
 
 
 async def test_a_stale_copy_is_given_when_redis_and_the_loader_fail(make_cache, proxy):

@@ -200,6 +200,9 @@ async def test_a_decorated_function_runs_once_for_its_arguments(cache):
 
     assert [await find(1), await find(1), await find(user_id=1), await find(1, full=True)] == [None] * 4
     assert calls == [(1, False), (1, True)]
+    await find("1")
+    await find("1")
+    assert calls[2:] == [("1", False)]
     assert await other(1, session=object()) == (1,)
     assert await other(1) == (1,)
     assert await cache.invalidate_pattern("user:1*") == 2

@@ -80,13 +80,28 @@ async def test_all_who_ask_at_once_share_one_load(make_cache):
     assert (await cache.get_stats())["coalesced"] >= 49
 
 
-@pytest.mark.parametrize("known", ["stored", "loaded"])
-async def test_no_caller_changes_what_another_is_given(make_cache, known):
-    cache, source = make_cache(), Source({"roles": []})
-    if known == "stored":
+@pytest.mark.parametrize("known", ["stored", "stale", "in memory", "loaded", "refused"])
+async def test_no_caller_changes_what_another_is_given(make_cache, client, known):
+    cache = make_cache(stale_seconds=60, memory_seconds=60 * (known == "in memory"))
+    source = Source({"roles": []})
+    if known in ("stored", "stale", "in memory"):
         await cache.set("a", {"roles": []})
+    if known == "stale":
+        await expire(client, cache, "a")
+    if known == "in memory":
+        await cache.get("warm-up")
+        await cache._link().copies(cache._spaces[None].scope).serves()
+        await cache.get("a")
+    callers = [asyncio.create_task(cache.get_or_load("a", source)) for _ in range(5)]
+    if known in ("loaded", "refused"):
+        await source.started.wait()
+    if known == "refused":
+        await cache.delete("a")
     source.release.set()
-    given = await asyncio.gather(*[cache.get_or_load("a", source) for _ in range(5)])
+    given = await asyncio.gather(*callers)
+    stats = await cache.get_stats()
+    assert (stats["memory_hits"], stats["refused"]) == (5 * (known == "in memory"), known == "refused")
+    await linked(client).close()
     given[0]["roles"].append("admin")
     given[1]["roles"].append("owner")
     assert given[2:] == [{"roles": []}] * 3
@@ -177,6 +192,7 @@ async def test_a_load_is_not_stored_when_its_unknown_tag_is_invalidated_meanwhil
     await cache.invalidate_tags("red")
     old.release.set()
     assert await before == "old"
+    assert (await cache.get_stats())["refused"] == 1
     assert await cache.get_or_load("a", lambda: "new", tags=["red"]) == "new"
 
 
@@ -192,14 +208,32 @@ async def test_a_tag_that_was_unknown_once_does_not_refuse_loads_for_the_sake_of
     assert await cache.get("a") == "loaded"
 
 
-async def test_a_value_set_during_a_load_is_not_overwritten(make_cache):
+@pytest.mark.parametrize("how", ["set", "set_many"])
+async def test_a_value_set_during_a_load_is_not_overwritten(make_cache, how):
     cache, old = make_cache(), Source("old")
     loading = asyncio.create_task(cache.get_or_load("a", old))
     await old.started.wait()
-    await cache.set("a", "set")
+    await (cache.set("a", "set") if how == "set" else cache.set_many({"a": "set"}))
     old.release.set()
     await loading
     assert await cache.get("a") == "set"
+
+
+async def test_a_load_that_ends_while_a_pattern_is_being_removed_is_not_stored(make_cache, monkeypatch):
+    cache, old = make_cache(), Source("old")
+    loading = asyncio.create_task(cache.get_or_load("user", 1, old))
+    await old.started.wait()
+    scan = cache._store.scan
+
+    async def scan_slowly(exchange, pattern):
+        async for keys in scan(exchange, pattern):
+            yield keys
+        old.release.set()  # after the values were looked at, before the leases are
+        assert await loading == "old"
+
+    monkeypatch.setattr(cache._store, "scan", scan_slowly)
+    await cache.invalidate_pattern("user:*")
+    assert await cache.get("user", 1, default=MISSING) is MISSING
 
 
 async def test_a_token_stores_only_what_was_not_invalidated_since(make_cache):

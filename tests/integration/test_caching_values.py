@@ -106,6 +106,18 @@ async def test_what_was_invalidated_stays_so_when_its_evicted_tag_is_used_again(
     assert await cache.get_many("abc") == {"b": 2, "c": 3}
 
 
+async def test_a_tag_lives_as_long_as_what_bears_it_and_no_longer(cache, client, prefix):
+    red, unknown = (f"{prefix}:{{users}}:t:{name}" for name in ("red", "unknown"))
+    await cache.set("short", 1, ttl=10, tags=["red"])
+    assert 0 < await client.pttl(red) <= 10_000
+    await cache.set("long", 2, ttl=60, tags=["red"])
+    await cache.set("short", 3, ttl=10, tags=["red"])
+    assert 50_000 < await client.pttl(red) <= 60_000
+    await cache.invalidate_tags("red", "unknown")
+    assert 50_000 < await client.pttl(red) <= 60_000
+    assert not await client.exists(unknown)
+
+
 async def test_a_damaged_copy_in_memory_is_a_counted_miss(client, prefix):
     policy = CachePolicy(timeout_seconds=10, memory_seconds=60)
     cache = SmartCache("users", policy=policy, client=client, prefix=prefix)

@@ -704,6 +704,26 @@ async def test_a_cancelled_commit_has_removed_what_it_committed(world, monkeypat
     assert world.engine.pool.checkedout() == 0
 
 
+async def test_damaged_rows_and_pointers_are_read_from_the_database(world, client):
+    async def by_email():
+        async with world.session() as session:
+            member = await world.repository(session).get_by_field("email", world.email)
+            return member.name, member.email
+
+    wanted, named = await world.read(), await by_email()
+    prefix = world.cache.made_with["prefix"]
+    keys = [key async for key in client.scan_iter(f"{prefix}*:v:*")]
+    assert len(keys) >= 3  # two rows, and the pointer of a natural key
+    for key in keys:
+        stored = await client.get(key)
+        await client.set(key, stored[:-3] + b"\xff\xff\xff", keepttl=True)
+    before = world.hits()
+    assert (await world.read(), await by_email()) == (wanted, named)
+    assert world.members.get_stats()["errors"] >= 2
+    assert world.hits() == before
+    await world.warm()
+
+
 async def test_what_redis_could_not_be_told_is_read_from_the_database(engine, caplog):
     with EmbeddedValkey(tcp=True) as server:
         async with Redis.from_url(server.tcp_url) as client, Redis.from_url(server.tcp_url) as operator:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dotmac.database.caching import CachePolicy, SmartCache
 from dotmac.database.caching._client import LoopPool, RedisServer
+from dotmac.database.caching._debts import Debts
 from dotmac.database.caching._envelope import Entry
 from dotmac.database.caching._freshness import Worth, lifetime, worth
 from dotmac.database.caching._keys import LONGEST_BYTES, Scope, arguments_key, key_text, pattern_text
@@ -224,6 +225,19 @@ def test_a_cache_may_be_made_without_an_event_loop():
         SmartCache("a", tenancy="none")
     with pytest.raises(ValueError, match="signing_key"):
         SmartCache("a", signing_key="")
+
+
+@pytest.mark.parametrize(("meanwhile", "left"), [(["b"], ["b"]), (["a", "b"], ["a", "b"]), (None, None)])
+def test_paying_what_is_owed_forgets_nothing_that_came_meanwhile(meanwhile, left):
+    debts, scope = Debts(), Scope.of("p", "n", None)
+    debts.owe(scope, ["a"])
+    (paid,) = debts.open_ones()
+    debts.owe(scope, meanwhile)
+    debts.paid(paid)
+    (still,) = debts.open_ones()
+    assert (still.scope, still.texts) == (scope, left)
+    debts.paid(still)
+    assert not debts
 
 
 def test_the_hit_rate_counts_stale_values_as_found():

@@ -7,7 +7,8 @@ many, only their scope, all of which is then invalidated.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,12 +18,31 @@ if TYPE_CHECKING:
 _MOST_KEYS = 1000
 
 
+class Debt(NamedTuple):
+    """What is owed in one scope.
+
+    Attributes:
+        scope: Where.
+        numbers: The keys to remove, with the number of the failure that each was owed for last; None stands for all keys.
+    """
+
+    scope: Scope
+    numbers: dict[str | None, int]
+
+    @property
+    def texts(self) -> list[str] | None:
+        """The keys; None for all of the scope."""
+        texts = [text for text in self.numbers if text is not None]
+        return texts if len(texts) == len(self.numbers) else None
+
+
 class Debts:
     """Invalidations that one process owes one Redis. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._owed: dict[str, tuple[Scope, set[str] | None]] = {}
+        self._numbers = count()
+        self._owed: dict[str, Debt] = {}
 
     def __bool__(self) -> bool:
         return bool(self._owed)
@@ -30,25 +50,30 @@ class Debts:
     def owe(self, scope: Scope, texts: Iterable[str] | None) -> None:
         """Remember to remove these keys, or everything of the scope for None."""
         with self._lock:
-            _, known = self._owed.get(scope.stamp, (scope, set()))
-            owed = None if known is None or texts is None else known.union(texts)
-            if owed is not None and len(owed) > _MOST_KEYS:
-                owed = None
-            self._owed[scope.stamp] = (scope, owed)
-
-    def open_ones(self) -> list[tuple[Scope, frozenset[str] | None]]:
-        """All of them: keys of a scope, or None for everything of it."""
-        with self._lock:
-            return [
-                (scope, None if texts is None else frozenset(texts)) for scope, texts in self._owed.values()
-            ]
-
-    def paid(self, scope: Scope, texts: frozenset[str] | None) -> None:
-        """Forget what was removed; what came to be owed meanwhile stays."""
-        with self._lock:
-            _, known = self._owed.get(scope.stamp, (scope, set()))
-            left = set() if texts is None else known if known is None else known - texts
-            if left is None or left:
-                self._owed[scope.stamp] = (scope, left)
+            number = next(self._numbers)
+            known = self._owed.get(scope.stamp)
+            everything: dict[str | None, int] = {None: number}
+            if texts is None or (known and None in known.numbers):
+                owed = everything
             else:
-                self._owed.pop(scope.stamp, None)
+                owed = {**(known.numbers if known else {}), **dict.fromkeys(texts, number)}
+            self._owed[scope.stamp] = Debt(scope, owed if len(owed) <= _MOST_KEYS else everything)
+
+    def open_ones(self) -> list[Debt]:
+        """All of them."""
+        with self._lock:
+            return list(self._owed.values())
+
+    def paid(self, debt: Debt) -> None:
+        """Forget what was removed. What came to be owed meanwhile stays, be it the same key: it was written again since."""
+        with self._lock:
+            known = self._owed.get(debt.scope.stamp)
+            if known is None:
+                return
+            left = {
+                text: number for text, number in known.numbers.items() if debt.numbers.get(text) != number
+            }
+            if left:
+                self._owed[debt.scope.stamp] = Debt(debt.scope, left)
+            else:
+                del self._owed[debt.scope.stamp]

@@ -95,10 +95,10 @@ class Link:
             settling.result()
 
     async def _remove_all_owed(self, timeout_seconds: float) -> None:
-        for scope, texts in self.debts.open_ones():
-            mark = await remove_owed(self.exchange, scope, texts, timeout_seconds)
-            await self.copies(scope).changed(None, scope.tag, mark)
-            self.debts.paid(scope, texts)
+        for debt in self.debts.open_ones():
+            mark = await remove_owed(self.exchange, debt.scope, debt.texts, timeout_seconds)
+            await self.copies(debt.scope).changed(None, debt.scope.tag, mark)
+            self.debts.paid(debt)
 
     async def _collect(self) -> None:
         while self.debts:
