@@ -257,15 +257,20 @@ async def test_what_is_owed_to_a_silent_redis_costs_no_caller_more_than_the_dead
     assert await patient.get_many(["a", "b"]) == {}
 
 
-async def test_callers_at_once_share_one_removal_of_what_is_owed(make_cache, proxy):
+async def test_callers_at_once_share_one_removal_of_what_is_owed(make_cache, proxy, monkeypatch):
     patient, cache = make_cache(10), make_cache(0.1)
     await patient.set_many({"a": "old", "b": "kept"})
-    proxy.black_hole()
-    assert await cache.delete("a") is False
-    proxy.cut_all()
-    proxy.heal()
-    patient._link().exchange._send.breaker.reset()
+    link = await owes(cache, proxy)
+    removals = []
+    remove = link._remove_all_owed
+
+    async def counted(timeout_seconds):
+        removals.append(timeout_seconds)
+        await remove(timeout_seconds)
+
+    monkeypatch.setattr(link, "_remove_all_owed", counted)
     assert await asyncio.gather(*[patient.get_many(["a", "b"]) for _ in range(20)]) == [{"b": "kept"}] * 20
+    assert len(removals) == 1
     assert (await patient.get_stats())["errors"] == 0
 
 

@@ -227,10 +227,19 @@ def test_a_cache_may_be_made_without_an_event_loop():
         SmartCache("a", signing_key="")
 
 
-@pytest.mark.parametrize(("meanwhile", "left"), [(["b"], ["b"]), (["a", "b"], ["a", "b"]), (None, None)])
-def test_paying_what_is_owed_forgets_nothing_that_came_meanwhile(meanwhile, left):
+@pytest.mark.parametrize(
+    ("first", "meanwhile", "left"),
+    [
+        (["a"], ["b"], ["b"]),
+        (["a"], ["a", "b"], ["a", "b"]),
+        (["a"], None, None),
+        (None, ["a"], None),
+        (None, None, None),
+    ],
+)
+def test_paying_what_is_owed_forgets_nothing_that_came_meanwhile(first, meanwhile, left):
     debts, scope = Debts(), Scope.of("p", "n", None)
-    debts.owe(scope, ["a"])
+    debts.owe(scope, first)
     (paid,) = debts.open_ones()
     debts.owe(scope, meanwhile)
     debts.paid(paid)
