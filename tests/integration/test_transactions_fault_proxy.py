@@ -65,8 +65,8 @@ async def test_it_cuts_every_open_connection(dotmac_fault_proxy, connection, res
     with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)):
         await connection.execute("SELECT 1")
     async with asyncio.timeout(10):
-        while dotmac_fault_proxy.open_connections:
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - a proxy has no event for it
+        while dotmac_fault_proxy.open_connections:  # noqa: ASYNC110 - a proxy has no event for it
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("directions", [(), ("to_server",), ("to_client",)])
