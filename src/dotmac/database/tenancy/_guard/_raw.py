@@ -15,7 +15,8 @@ _TOKEN = re.compile(
     | (?P<unicode>[uU]&(?=["']))
     | (?P<string>[eEbBxXnN]?'(?:[^'\\]|''|\\.)*')
     | (?P<dollar>\$(?:[^\W\d]\w*)?\$)
-    | (?P<quoted>"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[A-Za-z_][^\]]*\])
+    | (?P<quoted>"(?:[^"]|"")*"|`(?:[^`]|``)*`)
+    | (?P<brackets>\[[^\]]*\])
     | (?P<word>[^\W\d][\w$]*)
     | (?P<number>\d[\w.]*)
     | (?P<bind>::?[A-Za-z_]\w*|%\(\w+\)s|\$\d+)
@@ -70,6 +71,7 @@ class RawSql:
         introduces: True if the piece may bring in a table; another piece beside it may then name it.
         schemas: Lower-case identifiers in front of a dot.
         qualified: Each with the one behind its dot.
+        strings: Lower-case texts in single quotes, which SQLite takes for names where only a name can be.
         opaque: Why it cannot be seen through, or None.
         meddles: Why no session of a tenant may run it (it changes whose work this is, a schema or a transaction), or None.
     """
@@ -78,6 +80,7 @@ class RawSql:
     introduces: bool = False
     schemas: frozenset[str] = frozenset()
     qualified: frozenset[tuple[str, str]] = frozenset()
+    strings: frozenset[str] = frozenset()
     opaque: str | None = None
     meddles: str | None = None
 
@@ -132,9 +135,7 @@ def read_fragment(sql: str) -> RawSql:
 
 def _scan(sql: str) -> _Scanner:
     scanner = _Scanner()
-    for match in _TOKEN.finditer(sql):
-        kind = match.lastgroup or ""
-        scanner.take(kind, match.group())
+    scanner.read(sql)
     if scanner.depth > 0:
         scanner.doubt("an unbalanced parenthesis")
     return scanner
@@ -153,6 +154,7 @@ class _Scanner:
         self.words: list[str] = []
         self.names: set[str] = set()
         self.qualified: set[tuple[str, str]] = set()
+        self.strings: set[str] = set()
         self.opaque: str | None = None
         self.depth = 0
         self._last = ""
@@ -166,6 +168,7 @@ class _Scanner:
             introduces=introduces,
             schemas=frozenset(schema for schema, _ in self.qualified),
             qualified=frozenset(self.qualified),
+            strings=frozenset(self.strings),
             opaque=opaque,
             meddles=meddles or _meddling(names),
         )
@@ -173,17 +176,25 @@ class _Scanner:
     def doubt(self, reason: str) -> None:
         self.opaque = self.opaque or reason
 
+    def read(self, sql: str) -> None:
+        for match in _TOKEN.finditer(sql):
+            self.take(match.lastgroup or "", match.group())
+
     def take(self, kind: str, text: str) -> None:
         if self._ended:
             self.doubt("several statements")
-        if kind in {"word", "quoted"}:
+        if kind in {"word", "quoted", "brackets"}:
             self._take_name(kind, text)
             return
         self._before_dot, self._last = (self._last if kind == "dot" else ""), ""
         if kind in _DOUBTS:
             self.doubt(_DOUBTS[kind])
-        elif kind == "string" and "\\'" in text:
-            self.doubt("a backslash in front of a quote, which servers read differently")
+        elif kind == "string":
+            self.strings.add(text[text.index("'") + 1 : -1].replace("''", "'").lower())
+            if "\\'" in text:
+                self.doubt("a backslash in front of a quote, which servers read differently")
+        elif kind == "number":  # to MySQL a name may begin with digits
+            self.names.update(text.lower().split("."))
         elif kind == "end":
             self._ended = True
         elif kind in {"open", "close"}:
@@ -195,6 +206,10 @@ class _Scanner:
         name = text.lower()
         if kind == "word":
             self.words.append(name)
+        elif kind == "brackets":  # a name to SQLite; to PostgreSQL an array or a place in one, which may hold a query
+            name, before = name[1:-1], self._before_dot
+            self.read(text[1:-1])
+            self._before_dot = before
         else:
             name = name[1:-1].replace('""', '"').replace("``", "`")
             if "\\" in name:
