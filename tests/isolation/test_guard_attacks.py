@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 
 import pytest
-from sqlalchemy import ForeignKey, String, create_engine, insert, literal, make_url, select, update
+from sqlalchemy import (
+    ForeignKey,
+    String,
+    column,
+    create_engine,
+    insert,
+    literal,
+    make_url,
+    select,
+    text,
+    update,
+    values,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from dotmac.database import RequestContext, use_context
@@ -41,6 +54,13 @@ class Word(Attacked):
     __tablename__ = "attacked_words"
 
     id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Token(Attacked):
+    __tablename__ = "2fa_attacked"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(String(20))
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql", "mysql"])
@@ -202,3 +222,100 @@ def test_an_update_of_several_tables_moves_no_row(session, attack):
         pytest.skip("only MySQL updates several tables at once")
     with pytest.raises(REFUSED):
         session.execute(attack)
+
+
+HIDDEN_NAMES = {
+    "query in an array": "SELECT ARRAY[coalesce((SELECT min(name) FROM attacked_authors), '')]",
+    "query in a place of an array": "SELECT ('{x}'::text[])[length((SELECT min(name) FROM attacked_authors))]",
+    "name in single quotes": "SELECT name FROM 'attacked_authors'",
+    "name in single quotes, behind a schema": "SELECT name FROM main.'attacked_authors'",
+    "quote in brackets": "SELECT * FROM (SELECT name AS ['x] FROM attacked_authors) a, (SELECT 1 AS ['y]) b",
+    "name of digits first": "SELECT id FROM 2fa_attacked",
+    "name of digits first, behind a schema": "SELECT id FROM test.2fa_attacked",
+}
+
+
+@pytest.mark.parametrize("sql", HIDDEN_NAMES.values(), ids=HIDDEN_NAMES)
+@pytest.mark.parametrize("how", ["whole", "driver", "pieces"])
+def test_raw_sql_does_not_hide_the_name_of_a_table(engine, session, sql, how):
+    if "'attacked" in sql and engine.dialect.name != "sqlite":
+        pytest.skip("only SQLite takes text in single quotes for a name")
+    work = {
+        "whole": partial(session.execute, text(sql)),
+        "driver": partial(session.connection().exec_driver_sql, sql),
+        "pieces": partial(session.execute, select(text(sql.removeprefix("SELECT ")))),
+    }
+    with pytest.raises(UnprovableStatementError):
+        work[how]()
+
+
+def test_raw_sql_may_hold_arrays_and_texts(engine, session):
+    if engine.dialect.name != "sqlite":
+        assert session.scalar(text("SELECT 'attacked_authors'")) == "attacked_authors"
+    if engine.dialect.name == "postgresql":
+        array = text(r"SELECT (ARRAY['a', e'b\\c', '1.5'])[2] || (ARRAY[[1, 2], [3, 4]])[2][1]")
+        assert session.scalar(array) == r"b\c3"
+
+
+TOKENS = Token.__table__
+NEW = {"id": 100, "name": "new"}
+WITHOUT_TENANT = {
+    "values": insert(AUTHORS).values(**NEW, tenant_id=None),
+    "values, by model": insert(Author).values(**NEW, tenant_id=None),
+    "list of values": insert(AUTHORS).values([{**NEW, "tenant_id": None}]),
+    "from select": insert(AUTHORS).from_select(
+        ["id", "name", "tenant_id"], select(literal(100), literal("new"), literal(None, String(20)))
+    ),
+    "update": update(AUTHORS).where(AUTHORS.c.id == 3).values(id=100, name="new", tenant_id=None),
+}
+
+
+@pytest.mark.parametrize("work", WITHOUT_TENANT.values(), ids=WITHOUT_TENANT)
+@pytest.mark.parametrize("first", ["acme", None])
+def test_a_statement_that_gives_none_for_the_tenant_is_filled_in(session, work, first):
+    if first is not None:  # the same SQL, compiled for another value
+        session.execute(insert(AUTHORS).values(id=99, name="first", tenant_id=first))
+    session.execute(work)
+    assert session.scalar(select(Author.tenant_id).where(Author.id == 100)) == "acme"
+
+
+def test_a_statement_of_many_rows_can_be_sent_again(engine, session):
+    statement = insert(TOKENS).values([{"id": 100}, {"id": 101}])
+    session.execute(statement)
+    session.rollback()
+    session.execute(statement)
+    session.rollback()
+    with use_context(RequestContext(tenant_id="globex")), Session(engine) as other:
+        other.execute(statement)
+        assert other.scalars(select(TOKENS.c.tenant_id)).all() == ["globex", "globex"]
+
+
+def upsert(engine, entity):
+    kind = importlib.import_module(f"sqlalchemy.dialects.{engine.dialect.name}").insert
+    new = kind(entity)
+    if engine.dialect.name == "mysql":
+        return new.on_duplicate_key_update(name=new.inserted.name)
+    return new.on_conflict_do_update(index_elements=["id"], set_={"name": new.excluded.name})
+
+
+UPSERTED = [{"id": key, "name": "new"} for key in (1, 2, 3, 100)]
+
+
+@pytest.mark.parametrize("rows", [UPSERTED, UPSERTED[1:2]], ids=["many", "one"])
+@pytest.mark.parametrize("given", [{}, {"tenant_id": "acme"}], ids=["filled", "given"])
+def test_an_upsert_returns_no_row_of_another_tenant(engine, session, rows, given):
+    statement = upsert(engine, AUTHORS).returning(AUTHORS.c.id, AUTHORS.c.tenant_id)
+    rows = [{**row, **given} for row in rows]
+    if engine.dialect.name == "mysql":  # MariaDB returns the row that is in the way
+        with pytest.raises(UnprovableStatementError):
+            session.execute(statement, rows)
+        return
+    found = session.execute(statement, rows).all()
+    assert sorted(found) == [(row["id"], "acme") for row in rows if row["id"] != 2]
+
+
+def test_the_tenant_is_not_written_into_a_statement(session):
+    own = select(AUTHORS.c.name).where(AUTHORS.c.id == 1).scalar_subquery()
+    rows = values(column("name", String), name="rows", literal_binds=True).data([(own,)])
+    with pytest.raises(UnprovableStatementError):
+        session.execute(select(rows))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Column, Table
+from sqlalchemy import Column, Table, UniqueConstraint
 from sqlalchemy.sql import coercions
 from sqlalchemy.sql.elements import BindParameter, ColumnClause, Grouping, Label, Null, TypeCoerce
 from sqlalchemy.sql.functions import Function
@@ -150,10 +150,26 @@ def written_table(statement: Any) -> Any:
 
 def named(values: Any, column: Any) -> Any:
     """What ``values`` hold for ``column``, under whatever they call it; None for nothing."""
-    for name, value in values.items():
-        if name in (column.key, column.name) if isinstance(name, str) else key_of(name) == column.key:
-            return value
-    return None
+    return next((values[name] for name in names_of(values, column)), None)
+
+
+def names_of(values: Any, column: Any) -> list[Any]:
+    """Whatever ``values`` call ``column``."""
+    return [
+        name
+        for name in values
+        if (name in (column.key, column.name) if isinstance(name, str) else key_of(name) == column.key)
+    ]
+
+
+def carries_tenant(table: Any, column: Any) -> bool:
+    """True if every key of ``table`` holds its tenant ``column``, so that only rows of one tenant conflict."""
+    if not isinstance(table, Table):
+        return False
+    constraints = [found for found in table.constraints if isinstance(found, UniqueConstraint)]
+    indexes = [found for found in table.indexes if found.unique]
+    keys = [table.primary_key, *constraints, *indexes]
+    return all(key.columns.contains_column(column) for key in keys if len(key.columns))
 
 
 def bare(element: Any) -> Any:

@@ -21,9 +21,11 @@ from dotmac.database.tenancy._guard import _predicates
 from dotmac.database.tenancy._guard._claims import (
     Claims,
     bare,
+    carries_tenant,
     is_tenant_column,
     key_of,
     named,
+    names_of,
     written_table,
 )
 from dotmac.database.tenancy._guard._notes import Notes
@@ -166,11 +168,14 @@ class GuardedCompiler(_SQLCompiler):
             return statement
         column = statement.table.c.get(facts.column.key, facts.column)
         if statement._multi_values:  # noqa: SLF001
-            rows = statement._compile_state_factory(statement, self, **kw)._multi_parameters  # noqa: SLF001
+            found = statement._compile_state_factory(statement, self, **kw)._multi_parameters  # noqa: SLF001
+            rows = [dict(row) for row in found]  # the statement's own may be compiled again
             for position, row in enumerate(rows):
                 given = named(row, facts.column)
                 if given is None:
-                    row[column] = self.notes.tenant(known, facts.column.type)
+                    for name in names_of(row, facts.column):
+                        del row[name]
+                    row[column] = self.notes.tenant(known, facts.column.type, in_values=True)
                 elif coercions._is_literal(given):  # noqa: SLF001 - what SQLAlchemy would make a parameter of
                     self.notes.given.append((f"{column.key}_m{position}", known, facts.column.type))
                 elif isinstance(given, BindParameter):
@@ -182,7 +187,7 @@ class GuardedCompiler(_SQLCompiler):
             return changed
         given = named(statement._values or {}, facts.column)  # noqa: SLF001
         if given is None and not {facts.column.key, facts.column.name}.intersection(self.column_keys or ()):
-            tenant = self.notes.tenant(known, facts.column.type)
+            tenant = self.notes.tenant(known, facts.column.type, in_values=True)
             changed = statement._clone()  # noqa: SLF001
             values = dict(statement._values or {})  # noqa: SLF001
             values[column] = tenant
@@ -225,6 +230,9 @@ class GuardedCompiler(_SQLCompiler):
             self.notes.unproved([known], "a conflict may be with another tenant's row")
             return statement
         column = statement.table.c.get(facts.column.key, facts.column)
+        returns = kind == "on_duplicate_key_update" and statement._returning  # noqa: SLF001
+        if returns and not carries_tenant(known, facts.column):
+            self.notes.unproved([known], "after a conflict it would return another tenant's row")
         tenant = self.notes.tenant(known, facts.column.type)
         kept = clause._clone()  # noqa: SLF001
         if kind == "on_conflict_do_update":
@@ -260,6 +268,13 @@ class GuardedCompiler(_SQLCompiler):
         return changed
 
     # Raw SQL
+
+    def render_literal_bindparam(self, bindparam: Any, *args: Any, **kw: Any) -> Any:
+        """A parameter's value as text; the tenant is not known yet."""
+        if self.notes.is_own(bindparam):
+            self.notes.refuse("the tenant as text in place of a parameter (literal_binds)")
+            return "NULL"
+        return super().render_literal_bindparam(bindparam, *args, **kw)  # type: ignore[misc]
 
     def visit_textclause(self, textclause: Any, add_to_result_map: Any = None, **kw: Any) -> Any:
         """Raw SQL: read, word by word."""

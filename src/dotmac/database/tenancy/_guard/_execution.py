@@ -70,17 +70,15 @@ class GuardedExecution(_ExecutionContext):
         notes = compiled.notes
         if not notes.asks_nothing:
             _judge(connection, work, notes.raw, notes)
-        execution = super()._init_compiled(
-            dialect,
-            connection,
-            dbapi,
-            options,
-            compiled,
-            notes.supplied(work, parameters, compiled.bind_names),
-            *args,
-            **kw,
-        )
+        rows = notes.supplied(work, parameters, compiled.bind_names)
+        execution = super()._init_compiled(dialect, connection, dbapi, options, compiled, rows, *args, **kw)
         if notes.given:
+            completed = notes.completed(work, rows, execution.compiled_parameters)
+            if completed is not rows:
+                execution.cursor.close()
+                execution = super()._init_compiled(
+                    dialect, connection, dbapi, options, compiled, completed, *args, **kw
+                )
             notes.settle(work, execution.compiled_parameters)
         if notes.references:
             _judge_references(connection, notes, compiled, execution.compiled_parameters)
@@ -136,6 +134,8 @@ def _judge(connection: Connection, work: Work, raw: Iterable[RawSql], notes: Not
     reason = notes.doubts[0] if notes is not None and notes.doubts else "it is raw SQL on tenants' tables"
     raw = list(raw)
     beside = set().union(notes.loose_names if notes is not None else (), *(seen.names for seen in raw))
+    if connection.dialect.name == "sqlite":
+        beside.update(notes.loose_strings if notes is not None else (), *(seen.strings for seen in raw))
     for seen in raw:
         doubtful |= _doubtful_in(seen, beside, work)
     if not doubtful:

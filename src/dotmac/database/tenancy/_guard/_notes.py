@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.sql.elements import BindParameter
 
 from dotmac.database.errors import TenantMismatchError, UnprovableStatementError
-from dotmac.database.tenancy._guard._raw import read_fragment, read_statement
+from dotmac.database.tenancy._guard._raw import RawSql, read_fragment, read_statement
 from dotmac.database.tenancy._guard._work import in_statement, name_of
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Table
     from sqlalchemy.types import TypeEngine
 
-    from dotmac.database.tenancy._guard._raw import RawSql
     from dotmac.database.tenancy._guard._work import Work
 
 _BIND_NAME = "dotmac_tenant"
@@ -31,6 +30,7 @@ class Notes:
         doubtful: The tables these doubts are about.
         raw: What was seen in raw pieces of SQL that may matter.
         loose_names: Names in raw pieces that bring in no table by themselves.
+        loose_strings: Texts in these, which SQLite may take for names.
         given: The parameters that hold a tenant somebody gave for a row, with the table and its column's type.
         references: Tables, the table of tenants that their new rows refer to, its columns, and the parameters that do.
     """
@@ -44,6 +44,7 @@ class Notes:
         "doubts",
         "given",
         "loose_names",
+        "loose_strings",
         "raw",
         "references",
     )
@@ -53,6 +54,7 @@ class Notes:
         self.doubtful: set[Table] = set()
         self.raw: list[RawSql] = []
         self.loose_names: set[str] = set()
+        self.loose_strings: set[str] = set()
         self.given: list[tuple[Any, Table, TypeEngine[Any]]] = []
         self.references: list[tuple[Any, ...]] = []
         self._own: dict[Any, tuple[BindParameter[Any], Table]] = {}
@@ -65,9 +67,18 @@ class Notes:
         """True if nothing is left to ask at execution but the parameters."""
         return not (self.doubts or self.raw or self.references)
 
-    def tenant(self, table: Table, column_type: TypeEngine[Any]) -> BindParameter[Any]:
-        """The parameter that is the bound tenant, whoever it is when the statement is executed."""
-        key = column_type._static_cache_key  # noqa: SLF001 - what SQLAlchemy takes for one type
+    def tenant(
+        self, table: Table, column_type: TypeEngine[Any], *, in_values: bool = False
+    ) -> BindParameter[Any]:
+        """The parameter that is the bound tenant, whoever it is when the statement is executed.
+
+        Args:
+            table: Where it is compared or written.
+            column_type: The type of that table's column.
+            in_values: True for one of a row of VALUES, which SQLAlchemy repeats for each row; nothing else may share it.
+        """
+        alike = column_type._static_cache_key  # noqa: SLF001 - what SQLAlchemy takes for one type
+        key = alike if isinstance(alike, tuple) else column_type, in_values  # else it cannot be cached
         known = self._own.get(key)
         if known is None:
             # Required: were it ever left out, nothing would be sent.
@@ -84,6 +95,10 @@ class Notes:
             self.doubtful.update(found)
             self.doubts.append(reason)
 
+    def refuse(self, reason: str) -> None:
+        """Nothing can make this statement safe."""
+        self.raw.append(RawSql(opaque=reason))
+
     def fragment(self, sql: str) -> None:
         """A raw piece inside the statement."""
         self._note(read_fragment(sql))
@@ -97,6 +112,7 @@ class Notes:
             self.raw.append(seen)
         else:
             self.loose_names |= seen.names
+            self.loose_strings |= seen.strings
 
     def supplied(
         self, work: Work, rows: Sequence[Mapping[str, Any]], names: dict[Any, str]
@@ -120,6 +136,19 @@ class Notes:
             wanted = work.tenant_for(table, of_type)
             if any(row.get(name, wanted) is None for row in rows):
                 rows = [{**row, name: wanted} if row.get(name, wanted) is None else row for row in rows]
+        return rows
+
+    def completed(
+        self, work: Work, rows: Sequence[Mapping[str, Any]], sent: list[dict[str, Any]]
+    ) -> Sequence[Mapping[str, Any]]:
+        """``rows``, with the bound tenant where the statement itself says None; the same object where it does not."""
+        for name, table, of_type in self._given_names:
+            if any(row.get(name, _MISSING) is None for row in sent):
+                wanted = work.tenant_for(table, of_type)
+                rows = [
+                    {**row, name: wanted} if values.get(name, _MISSING) is None else row
+                    for row, values in zip(rows or [{}], sent, strict=True)
+                ]
         return rows
 
     def settle(self, work: Work, rows: list[dict[str, Any]]) -> None:
