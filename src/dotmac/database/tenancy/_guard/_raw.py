@@ -206,7 +206,9 @@ class _Scanner:
         name = text.lower()
         if kind == "word":
             self.words.append(name)
-        elif kind == "brackets":  # a name to SQLite; to PostgreSQL an array or a place in one, which may hold a query
+        elif (
+            kind == "brackets"
+        ):  # a name to SQLite; to PostgreSQL an array or a place in one, which may hold a query
             name, before = name[1:-1], self._before_dot
             self.read(text[1:-1])
             self._before_dot = before
