@@ -102,6 +102,18 @@ def test_an_answer_of_the_server_during_commit_is_not_in_doubt(code):
     assert not classify(DriverError(code), Phase.COMMIT).ambiguous_commit
 
 
+@pytest.mark.parametrize("code", ["08P01", "25P04", "57P03", "XX000"])
+def test_a_connection_that_ends_with_commit_is_in_doubt_whatever_was_said(code):
+    error = OperationalError("COMMIT", None, DriverError(code), connection_invalidated=True)
+    assert classify(error, Phase.COMMIT).ambiguous_commit
+    assert not classify(error, Phase.STATEMENT).ambiguous_commit
+
+
+def test_a_pooler_that_lost_the_server_during_commit_is_in_doubt():
+    assert classify(DriverError("08P01"), Phase.COMMIT).ambiguous_commit
+    assert classify(DriverError("08P01"), Phase.STATEMENT).kind is ErrorKind.APPLICATION
+
+
 def test_a_cancellation_during_commit_is_in_doubt_but_no_news_of_the_server():
     verdict = classify(asyncio.CancelledError(), Phase.COMMIT)
     assert verdict.ambiguous_commit

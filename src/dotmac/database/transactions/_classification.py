@@ -289,6 +289,9 @@ def _judged(error: BaseException, phase: Phase, *, in_doubt: bool) -> Verdict:
 
 
 def _settled(kind: ErrorKind, code: str | None, phase: Phase, *, lost: bool, in_doubt: bool) -> Verdict:
+    # Of a connection that ends with COMMIT, only a conflict says that nothing was written. Poolers say 08P01.
+    if in_doubt and kind is not ErrorKind.CONFLICT and (lost or (code or "").startswith("08")):
+        kind = ErrorKind.DISCONNECTED
     if kind is ErrorKind.DISCONNECTED:
         if in_doubt:
             kind = ErrorKind.AMBIGUOUS_COMMIT
