@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import SessionTransactionOrigin
+from sqlalchemy.orm.session import SessionTransactionState
 
 from dotmac.database.errors import (
     CommitFailedError,
@@ -18,14 +19,15 @@ from dotmac.database.errors import (
     TransactionStateError,
 )
 from dotmac.database.transactions._classification import Phase, classify
-from dotmac.database.transactions._guard import MARK, admit, swallowed_error
+from dotmac.database.transactions._guard import MARK, admit, swallowed_error, witness
 from dotmac.database.transactions._hooks import Hooks
 from dotmac.database.transactions._outcome import TransactionOutcome, ask, track
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Connection
+    from sqlalchemy.engine import Connection, RootTransaction
     from sqlalchemy.orm import Session, SessionTransaction
 
+    from dotmac.database.transactions._classification import Verdict
     from dotmac.database.transactions._outcome import ServerTransaction
 
 _logger = logging.getLogger("dotmac.database.transactions")
@@ -68,6 +70,7 @@ class TransactionCore:
     __slots__ = (
         "_tracked",
         "_transaction",
+        "begun",
         "connections",
         "has_committed",
         "hooks",
@@ -82,6 +85,7 @@ class TransactionCore:
         self.options = options
         self.hooks = Hooks()
         self.connections: list[Connection] = []
+        self.begun: list[RootTransaction | None] = []
         self.is_committing = False
         self.has_committed = False
         self.is_in_doubt = False
@@ -177,28 +181,43 @@ class TransactionCore:
                 ) from error
         if self.options.track_outcome and len(self.connections) == 1:
             self._tracked = track(self.connections[0])
+            has_written = self._tracked is None or self._tracked.transaction_id is not None
+            if not has_written and not all(map(_is_ours, session.dispatch.before_commit)):
+                self._tracked = None  # a listener may still write
 
     def _commit_error(self, error: BaseException) -> BaseException:
         """What the caller is told about an error on the way to COMMIT or in it."""
-        if self.has_committed:
+        state = getattr(self._transaction, "_state", None)
+        if self.has_committed or state is SessionTransactionState.COMMITTED:
+            self.has_committed = True
             return error  # a listener of the session failed after COMMIT
         verdict = classify(error)
         if verdict.phase is not Phase.COMMIT or not self.is_committing:
             return error
         if not isinstance(error, Exception):
-            self.is_in_doubt = True
+            self._doubt()
             error.add_note("Interrupted during COMMIT: whether the transaction was written is unknown.")
             return error
         if verdict.ambiguous_commit:
-            self.is_in_doubt = True
+            self._doubt()
             return CommitOutcomeUnknownError(
                 "The connection was lost during COMMIT: the transaction was written whole or not at all. It is not "
                 "tried again by itself, which could write it twice. Look at the data, or have it looked up with "
                 "track_outcome=True (PostgreSQL).",
                 transaction=self._tracked,
             )
-        if len(self.connections) > 1 and not self.session.twophase:
-            self.is_in_doubt = True
+        return self._refusal(verdict)
+
+    def _refusal(self, verdict: Verdict) -> Exception:
+        """The server refused COMMIT."""
+        if self.session.twophase:
+            self._doubt()
+            return CommitOutcomeUnknownError(
+                "The second phase of COMMIT failed: what was prepared waits at its database until somebody commits it "
+                "or rolls it back. Other databases of this session may have committed."
+            )
+        if len(self.connections) > 1:
+            self._doubt()
             return CommitOutcomeUnknownError(
                 "COMMIT was refused on one of several databases that this session wrote to: the others may have "
                 "committed. Use one session per database, or Session(twophase=True)."
@@ -206,8 +225,27 @@ class TransactionCore:
         code = f" (code {verdict.code})" if verdict.code else ""
         return CommitFailedError(f"COMMIT was refused{code}: nothing of the transaction was written.")
 
+    def _was_ended_beside_the_session(self) -> bool:
+        """True if somebody committed (or rolled back) a connection's transaction by the connection itself."""
+        for connection, begun in zip(self.connections, self.begun, strict=True):
+            if connection.closed or connection.invalidated:
+                continue
+            now = connection.get_transaction()
+            # After a failed flush the session itself has rolled back.
+            if now is not begun and (now is not None or self.session.is_active):
+                return True
+        return False
+
+    def _doubt(self) -> None:
+        self.is_in_doubt = True
+        watching = witness.get()
+        if watching is not None:
+            watching.committed = True
+
     def roll_back(self, error: BaseException | None = None) -> None:
         """Roll back because of ``error``; a connection that is lost needs no rollback, and none is missed."""
+        if self._was_ended_beside_the_session():
+            self._doubt()
         self._leave(error)
 
     def _leave(self, error: BaseException | None) -> None:
@@ -242,6 +280,7 @@ class TransactionCore:
         """What is raised once the server answered: None if the transaction is committed after all."""
         self.is_in_doubt = outcome not in {TransactionOutcome.COMMITTED, TransactionOutcome.ABORTED}
         if outcome is TransactionOutcome.COMMITTED:
+            self.has_committed = True
             return None
         if outcome is TransactionOutcome.ABORTED:
             failed = CommitFailedError(
@@ -260,6 +299,10 @@ class TransactionCore:
         if self.connections:
             return self.connections[0]
         return getattr(self.session, "bind", None)
+
+
+def _is_ours(listener: object) -> bool:
+    return getattr(listener, "__module__", "").startswith("dotmac.database.")
 
 
 def enclosing(session: Session) -> TransactionCore | None:

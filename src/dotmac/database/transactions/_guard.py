@@ -29,7 +29,7 @@ _watched: weakref.WeakSet[Dialect] = weakref.WeakSet()
 
 
 class CommitWitness:
-    """Notes whether any session committed while it was in force."""
+    """Notes whether any session committed, or may have, while it was in force."""
 
     __slots__ = ("committed",)
 
@@ -60,6 +60,7 @@ def admit(core: TransactionCore, connection: Connection) -> None:
         )
     if connection not in core.connections:
         core.connections.append(connection)
+        core.begun.append(connection.get_transaction())
     if connection.dialect not in _watched:
         _watched.add(connection.dialect)
         event.listen(connection.dialect, "handle_error", _remember_failure)
@@ -85,7 +86,7 @@ def _refuse_foreign_commit(session: Session) -> None:
     )
 
 
-@event.listens_for(Session, "after_commit")
+@event.listens_for(Session, "after_commit", insert=True)  # another listener may fail
 def _witness(session: Session) -> None:
     if session.in_nested_transaction():
         return

@@ -82,6 +82,19 @@ def with_causes(error: BaseException) -> Iterator[BaseException]:
         at = getattr(at, "orig", None) or at.__cause__ or _cancellation_behind(at)
 
 
+def with_contexts(error: BaseException) -> Iterator[BaseException]:
+    """``error``, and whatever was being handled when it was raised."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        at = waiting.pop()
+        if id(at) in seen:
+            continue
+        seen.add(id(at))
+        yield at
+        waiting += [behind for behind in (at.__cause__, at.__context__) if behind is not None]
+
+
 def _cancellation_behind(error: BaseException) -> BaseException | None:
     """What `asyncio.timeout` cancelled: in early releases of Python 3.11 its TimeoutError does not name it as its cause."""
     behind = error.__context__

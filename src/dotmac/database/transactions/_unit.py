@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dotmac.database.errors import TransactionStateError
 from dotmac.database.transactions._attempts import Attempts
-from dotmac.database.transactions._classification import ErrorKind
+from dotmac.database.transactions._classification import ErrorKind, classify
 from dotmac.database.transactions._core import TransactionCore, TransactionOptions
 from dotmac.database.transactions._guard import CommitWitness, witness
+from dotmac.database.transactions._provenance import with_contexts
 from dotmac.database.transactions._sources import fresh_async_session, fresh_session
 from dotmac.database.transactions._transaction import _async_block, _sync_block
 
@@ -163,6 +164,7 @@ class LooseUnit:
             try:
                 return function()
             except Exception as error:
+                self._look_behind(error)
                 pause = self._attempts.pause_after(error)
                 if pause is None:
                     raise
@@ -177,12 +179,17 @@ class LooseUnit:
             try:
                 return await function()
             except Exception as error:
+                self._look_behind(error)
                 pause = self._attempts.pause_after(error)
                 if pause is None:
                     raise
             finally:
                 witness.reset(token)
             await asyncio.sleep(pause)
+
+    def _look_behind(self, error: Exception) -> None:
+        if any(classify(part).ambiguous_commit for part in with_contexts(error)):
+            self._witness.committed = True
 
     def _objection(self, verdict: Verdict) -> str | None:
         if self._idempotent or (verdict.kind is not ErrorKind.DISCONNECTED and not self._witness.committed):
