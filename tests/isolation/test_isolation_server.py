@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from isolation_models import Attacked, Note, Notebook
 from isolation_worlds import Kind, opened
-from sqlalchemy import event, select, text
+from sqlalchemy import Column, Integer, MetaData, String, Table, column, event, false, select, table, text
 
 from dotmac.database import (
     RequestContext,
@@ -21,6 +21,7 @@ from dotmac.database.errors import (
     UnprovableStatementError,
     ValidationError,
 )
+from dotmac.database.tenancy import enable_row_level_security
 from dotmac.database.tenancy._names import check_schema_name, schema_name
 from dotmac.database.tenancy.doctor import examine
 from dotmac.database.testing.isolation import ATTACKER, OTHER
@@ -238,6 +239,24 @@ def test_38_tenants_take_turns_on_one_connection(one_connection):
     assert len(server) == 1
 
 
+@pytest.fixture
+def copied(databases):
+    """Copies of tables, readable by all, in another schema, in whose name is that of one that is used."""
+    trial, _ = databases.trial("secured")
+    with trial.administrators[ATTACKER].begin() as connection:
+        run(
+            connection,
+            "CREATE SCHEMA acme",
+            "GRANT USAGE ON SCHEMA acme TO PUBLIC",
+            "CREATE TABLE acme.attacked_notebooks AS SELECT * FROM attacked_notebooks",
+            'CREATE TABLE acme."Attacked_Notes" AS SELECT * FROM attacked_notes',
+            "GRANT ALL ON ALL TABLES IN SCHEMA acme TO PUBLIC",
+        )
+    yield
+    with trial.administrators[ATTACKER].begin() as connection:
+        run(connection, "DROP SCHEMA acme CASCADE")
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -246,8 +265,11 @@ def test_38_tenants_take_turns_on_one_connection(one_connection):
         "SELECT n.title FROM attacked_notebooks n, acme.attacked_notebooks m",
         "SELECT acme.title FROM attacked_notebooks AS acme, acme.attacked_notebooks AS m",
         "UPDATE acme.attacked_notebooks SET title = ''",
+        'SELECT body FROM "acme"."Attacked_Notes"',
+        "SELECT ARRAY[(SELECT max(title) FROM acme.attacked_notebooks)]",
     ],
 )
+@pytest.mark.usefixtures("copied")
 def test_60_text_names_no_table_of_the_same_name_in_another_schema(one_connection, statement):
     """The server was asked about the model's own table, whatever the other schema is called."""
     with (
@@ -263,11 +285,88 @@ def test_60_text_names_no_table_of_the_same_name_in_another_schema(one_connectio
     [
         "SELECT n.tenant_id FROM attacked_notebooks AS n",
         "SELECT public.attacked_notebooks.tenant_id FROM public.attacked_notebooks",
+        "WITH x AS (SELECT tenant_id, 1 AS attacked_notes FROM attacked_notebooks) SELECT x.tenant_id FROM x GROUP BY 1",
+        "SELECT n.tenant_id FROM attacked_notebooks n, (VALUES (1)) v (attacked_notes) WHERE v.attacked_notes = 1",
     ],
 )
+@pytest.mark.usefixtures("copied")
 def test_60_text_may_name_the_table_where_it_is(one_connection, statement):
     with use_context(RequestContext(tenant_id=ATTACKER)), create_session_factory(one_connection)() as session:
         assert set(session.scalars(text(statement))) == {ATTACKER}
+
+
+OTHER_NOTEBOOKS = table("attacked_notebooks", column("title"), schema="acme")
+NOTEBOOKS = Notebook.__table__
+PIECES = {
+    "loose": select(text("title FROM ")).suffix_with("acme.attacked_notebooks"),
+    "ends in a dot": select(text("title FROM acme.")).suffix_with("attacked_notebooks"),
+    "begins with a dot": select(text("title FROM acme")).suffix_with(".attacked_notebooks"),
+    "table of the same name": select(OTHER_NOTEBOOKS.c.title).select_from(
+        OTHER_NOTEBOOKS.join(table("pg_class", schema="pg_catalog"), false(), full=True)
+    ),
+    "translated": select(NOTEBOOKS.c.title)
+    .select_from(NOTEBOOKS.join(NOTEBOOKS.alias(), false(), full=True))
+    .execution_options(schema_translate_map={None: "acme"}),
+}
+
+
+@pytest.mark.parametrize("statement", PIECES.values(), ids=PIECES)
+@pytest.mark.usefixtures("copied")
+def test_60_a_statement_with_doubts_names_no_table_in_another_schema(one_connection, statement):
+    with (
+        use_context(RequestContext(tenant_id=ATTACKER)),
+        create_session_factory(one_connection)() as session,
+        pytest.raises(UnprovableStatementError),
+    ):
+        session.execute(statement)
+
+
+LONG = "l" * 63
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "TABLE placed",
+        f"TABLE acme.{LONG}",
+        f"TABLE acme.{LONG}onger",
+        f'TABLE acme."{LONG}onger"',
+    ],
+    ids=["without its schema", "long", "longer", "longer, quoted"],
+)
+def test_60_a_name_is_what_the_server_makes_of_it(databases, one_connection, statement):
+    trial, _ = databases.trial("secured")
+    metadata = MetaData()
+    for name, schema in [("placed", "home"), (LONG, None)]:
+        key, tenant = Column("id", Integer, primary_key=True), Column("tenant_id", String(20), nullable=False)
+        Table(name, metadata, key, tenant, schema=schema)
+    with trial.administrators[ATTACKER].begin() as connection:
+        run(
+            connection,
+            "CREATE SCHEMA home",
+            "CREATE SCHEMA acme",
+            "GRANT USAGE ON SCHEMA home, acme TO PUBLIC",
+        )
+        metadata.create_all(connection)
+        enable_row_level_security(connection, metadata)
+        for name in ("public.placed", f"acme.{LONG}"):
+            run(connection, f"CREATE TABLE {name} AS SELECT '{OTHER}' AS tenant_id")
+        for name in ("public.placed", f"acme.{LONG}", "home.placed", f"public.{LONG}"):
+            run(connection, f"GRANT SELECT ON {name} TO PUBLIC")
+    try:
+        with (
+            use_context(RequestContext(tenant_id=ATTACKER)),
+            create_session_factory(one_connection)() as session,
+        ):
+            assert session.execute(text("TABLE home.placed")).all() == []
+            assert session.execute(text(f"TABLE {LONG}")).all() == []
+            with pytest.raises(UnprovableStatementError):
+                session.execute(text(statement))
+    finally:
+        with trial.administrators[ATTACKER].begin() as connection:
+            run(
+                connection, "DROP TABLE public.placed", "DROP SCHEMA home, acme CASCADE", f"DROP TABLE {LONG}"
+            )
 
 
 def test_39_statements_prepared_for_one_schema_are_not_run_in_anothers(databases):

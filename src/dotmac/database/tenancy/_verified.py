@@ -45,6 +45,35 @@ Names are looked up as the server would in the session's next statement: a tempo
 instead of it. Takes no lock and reads no user's table.
 """
 
+OTHERS_SQL: Final = """
+WITH mentioned AS (
+    SELECT * FROM unnest(CAST(:schemas AS text[]), CAST(:names AS text[])) AS m(schema, name)
+), home AS (
+    SELECT c.oid FROM unnest(CAST(:home_schemas AS text[]), CAST(:home_names AS text[])) AS h(schema, name),
+    LATERAL (
+        SELECT c.oid
+        FROM unnest(CASE WHEN h.schema IS NULL THEN pg_catalog.current_schemas(true) ELSE ARRAY[h.schema]::name[] END)
+             WITH ORDINALITY AS path(name, rank)
+        JOIN pg_catalog.pg_namespace n ON n.nspname = path.name
+        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = h.name
+        ORDER BY path.rank LIMIT 1) AS c
+)
+SELECT found.nspname, found.relname
+FROM mentioned m, LATERAL (
+    SELECT n.nspname, c.relname, c.oid
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN unnest(pg_catalog.current_schemas(true)) WITH ORDINALITY AS path(name, rank) ON path.name = n.nspname
+    WHERE lower(c.relname) = m.name AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+      AND CASE WHEN m.schema IS NULL THEN path.rank IS NOT NULL ELSE lower(n.nspname) = m.schema END
+    ORDER BY CASE WHEN m.schema IS NULL THEN path.rank END LIMIT CASE WHEN m.schema IS NULL THEN 1 END) AS found
+WHERE found.oid NOT IN (SELECT oid FROM home)
+"""
+"""Tables that lie under one of the names mentioned but are not those that models have; an alias is no schema.
+
+Names are compared in lower case: what is quoted is not told apart here.
+"""
+
 
 def verify_parameters(tables: Sequence[Table]) -> dict[str, str]:
     """The parameters of `VERIFY_SQL` for ``tables``."""

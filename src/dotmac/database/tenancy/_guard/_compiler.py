@@ -80,6 +80,13 @@ class GuardedCompiler(_SQLCompiler):
         mine.quote = quote_plain
         self.__dict__["preparer"] = mine
 
+    def visit_table(self, table: Any, *args: Any, **kw: Any) -> Any:
+        """A table; one told by the name of another, in another schema, is not the one whose policies the server knows."""
+        facts, known = _predicates.facts_of(table)
+        if facts.is_divided and getattr(table, "schema", None) != known.schema:
+            self.notes.is_elsewhere = True
+        return super().visit_table(table, *args, **kw)  # type: ignore[misc]
+
     # SELECT
 
     def _compose_select_body(

@@ -14,7 +14,7 @@ from dotmac.database.tenancy._guard._raw import read_statement
 from dotmac.database.tenancy._guard._work import WORK_ATTRIBUTE, Work, in_statement, name_of
 from dotmac.database.tenancy._placement import IsolationMode
 from dotmac.database.tenancy._tables import divided_by_name
-from dotmac.database.tenancy._verified import VERIFY_SQL, verified, verify_parameters
+from dotmac.database.tenancy._verified import OTHERS_SQL, VERIFY_SQL, verified, verify_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,7 +40,6 @@ else:
     _ExecutionContext = object
 
 _KEYS_PER_QUESTION = 500
-_DEFAULT_SCHEMAS = {"public", "main"}
 _PLAIN_DDL = frozenset(
     {"create_table", "drop_table", "create_index", "drop_index", "create_sequence", "drop_sequence", "create_schema",
      "drop_schema", "add_constraint", "drop_constraint", "create_enum_type", "drop_enum_type", "set_table_comment",
@@ -69,7 +68,8 @@ class GuardedExecution(_ExecutionContext):
             raise in_statement(UnprovableStatementError("it was compiled beforehand, without a tenant"))
         notes = compiled.notes
         if not notes.asks_nothing:
-            _judge(connection, work, notes.raw, notes)
+            translates = bool(options.get("schema_translate_map"))
+            _judge(connection, work, notes.raw, notes, translates=translates)
         rows = notes.supplied(work, parameters, compiled.bind_names)
         execution = super()._init_compiled(dialect, connection, dbapi, options, compiled, rows, *args, **kw)
         if notes.given:
@@ -123,8 +123,22 @@ def _work_of(connection: Connection, options: Any) -> Work:
     return work
 
 
-def _judge(connection: Connection, work: Work, raw: Iterable[RawSql], notes: Notes | None) -> None:
+def _judge(
+    connection: Connection,
+    work: Work,
+    raw: Iterable[RawSql],
+    notes: Notes | None,
+    *,
+    translates: bool = False,
+) -> None:
     """Let a statement pass that is safe, or that the server keeps within the tenant.
+
+    Args:
+        connection: What it is sent on.
+        work: Whom it is for.
+        raw: Its raw pieces.
+        notes: What its compilation found out; None for one that is raw as a whole.
+        translates: Its tables are in other schemas than their models say.
 
     Raises:
         UnprovableStatementError: It is neither.
@@ -148,6 +162,12 @@ def _judge(connection: Connection, work: Work, raw: Iterable[RawSql], notes: Not
         unverified -= work.verified
     if unverified:
         raise _refusal(reason, unverified)
+    if notes is not None and notes.doubtful and (notes.is_elsewhere or translates):
+        raise _refusal(f"{reason}, in another schema", doubtful)
+    if any("" in pair for seen in raw for pair in seen.qualified):
+        raise _refusal("it writes a name in two pieces", doubtful)
+    if raw and (mentioned := _elsewhere(raw, notes.loose_names if notes is not None else ())):
+        _refuse_others(connection, mentioned, doubtful, work)
 
 
 def _doubtful_in(seen: RawSql, beside: set[str], work: Work) -> set[Table]:
@@ -161,8 +181,10 @@ def _doubtful_in(seen: RawSql, beside: set[str], work: Work) -> set[Table]:
         raise _refusal(f"{seen.meddles} is not one tenant's business", named)
     placement = work.placement
     if placement is None or placement.mode is IsolationMode.SHARED:
-        others = {schema for schema, name in seen.qualified if _is_elsewhere(schema, name)}
-        if named and others:  # the server is asked about the shared table of that name, not about this one
+        others = {
+            schema for schema in seen.schemas if schema.startswith("tenant_") and not divided_by_name(schema)
+        }
+        if named and others:
             raise _refusal(f"it names the schema {min(others)!r}", named)
         return named
     own = {placement.schema, placement.shared_schema}
@@ -172,12 +194,45 @@ def _doubtful_in(seen: RawSql, beside: set[str], work: Work) -> set[Table]:
     return set()  # what is not named by its schema is found in the tenant's own
 
 
-def _is_elsewhere(schema: str, name: str) -> bool:
-    """True for a table of tenants in a schema that is not where its model has it."""
-    if schema.startswith("tenant_") and not divided_by_name(schema):
-        return True
-    homes = {(table.schema or "").lower() for table in divided_by_name(name)}
-    return bool(homes) and schema not in homes | (_DEFAULT_SCHEMAS if "" in homes else set())
+def _elsewhere(raw: Iterable[RawSql], loose: Iterable[str]) -> set[tuple[str | None, str]]:
+    """Names of tenants' tables, each with the schema in front of it, that may lead to others than models have."""
+    pairs: set[tuple[str | None, str]] = {(None, name) for name in loose}
+    for seen in raw:
+        pairs |= seen.qualified
+        pairs |= {(None, name) for name in seen.bare}
+    return {pair for pair in pairs if (homes := _homes(pair[1])) and homes != {pair[0]}}
+
+
+def _homes(name: str) -> set[str | None]:
+    return {table.schema and table.schema.lower() for table in divided_by_name(name)}
+
+
+def _refuse_others(
+    connection: Connection, mentioned: set[tuple[str | None, str]], tables: set[Table], work: Work
+) -> None:
+    """Refuse SQL that leads to another table by the name of one that the server was asked about.
+
+    Raises:
+        UnprovableStatementError: There is another table.
+    """
+    new = mentioned - work.found
+    if not new:
+        return
+    wanted = sorted(new, key=str)
+    homes = [table for name in {name for _, name in new} for table in divided_by_name(name)]
+    with unguarded(connection):
+        others = connection.execute(
+            sql_text(OTHERS_SQL),
+            {
+                "schemas": [schema for schema, _ in wanted],
+                "names": [name for _, name in wanted],
+                "home_schemas": [table.schema for table in homes],
+                "home_names": [table.name for table in homes],
+            },
+        ).all()
+    if others:
+        raise _refusal(f"it names the schema {others[0][0]!r}", tables)
+    work.found |= new
 
 
 def _may_be_schema(name: str) -> bool:

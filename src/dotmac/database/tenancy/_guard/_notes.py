@@ -28,6 +28,7 @@ class Notes:
     Attributes:
         doubts: What nothing proves, in words; then row-level security has to.
         doubtful: The tables these doubts are about.
+        is_elsewhere: True if a table is named in another schema than the model that tells whose its rows are.
         raw: What was seen in raw pieces of SQL that may matter.
         loose_names: Names in raw pieces that bring in no table by themselves.
         loose_strings: Texts in these, which SQLite may take for names.
@@ -43,6 +44,7 @@ class Notes:
         "doubtful",
         "doubts",
         "given",
+        "is_elsewhere",
         "loose_names",
         "loose_strings",
         "raw",
@@ -52,6 +54,7 @@ class Notes:
     def __init__(self) -> None:
         self.doubts: list[str] = []
         self.doubtful: set[Table] = set()
+        self.is_elsewhere = False
         self.raw: list[RawSql] = []
         self.loose_names: set[str] = set()
         self.loose_strings: set[str] = set()
@@ -108,9 +111,9 @@ class Notes:
         self._note(read_statement(sql))
 
     def _note(self, seen: RawSql) -> None:
-        if seen.introduces or seen.opaque or seen.meddles:
+        if seen.introduces or seen.opaque or seen.meddles or seen.qualified:
             self.raw.append(seen)
-        else:
+        if not seen.introduces:
             self.loose_names |= seen.names
             self.loose_strings |= seen.strings
 

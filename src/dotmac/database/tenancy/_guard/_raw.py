@@ -70,7 +70,8 @@ class RawSql:
         names: Lower-case identifiers that may be tables.
         introduces: True if the piece may bring in a table; another piece beside it may then name it.
         schemas: Lower-case identifiers in front of a dot.
-        qualified: Each with the one behind its dot.
+        qualified: Each with the one behind its dot; either is empty where the piece ends there.
+        bare: Names without a dot in front.
         strings: Lower-case texts in single quotes, which SQLite takes for names where only a name can be.
         opaque: Why it cannot be seen through, or None.
         meddles: Why no session of a tenant may run it (it changes whose work this is, a schema or a transaction), or None.
@@ -80,6 +81,7 @@ class RawSql:
     introduces: bool = False
     schemas: frozenset[str] = frozenset()
     qualified: frozenset[tuple[str, str]] = frozenset()
+    bare: frozenset[str] = frozenset()
     strings: frozenset[str] = frozenset()
     opaque: str | None = None
     meddles: str | None = None
@@ -135,7 +137,10 @@ def read_fragment(sql: str) -> RawSql:
 
 def _scan(sql: str) -> _Scanner:
     scanner = _Scanner()
+    if sql.lstrip().startswith("."):
+        scanner.qualified.add(("", ""))
     scanner.read(sql)
+    scanner.end()
     if scanner.depth > 0:
         scanner.doubt("an unbalanced parenthesis")
     return scanner
@@ -154,6 +159,7 @@ class _Scanner:
         self.words: list[str] = []
         self.names: set[str] = set()
         self.qualified: set[tuple[str, str]] = set()
+        self.bare: set[str] = set()
         self.strings: set[str] = set()
         self.opaque: str | None = None
         self.depth = 0
@@ -168,6 +174,7 @@ class _Scanner:
             introduces=introduces,
             schemas=frozenset(schema for schema, _ in self.qualified),
             qualified=frozenset(self.qualified),
+            bare=frozenset(self.bare),
             strings=frozenset(self.strings),
             opaque=opaque,
             meddles=meddles or _meddling(names),
@@ -179,6 +186,10 @@ class _Scanner:
     def read(self, sql: str) -> None:
         for match in _TOKEN.finditer(sql):
             self.take(match.lastgroup or "", match.group())
+
+    def end(self) -> None:
+        if self._before_dot:  # the other half of the name is in another piece
+            self.qualified.add((self._before_dot, ""))
 
     def take(self, kind: str, text: str) -> None:
         if self._ended:
@@ -216,14 +227,23 @@ class _Scanner:
             name = name[1:-1].replace('""', '"').replace("``", "`")
             if "\\" in name:
                 self.doubt("a backslash in quotes, which servers read differently")
-        self.names.add(name)
-        if len(name) > _IDENTIFIER_BYTES // 4:
-            self.names.add(name.encode()[:_IDENTIFIER_BYTES].decode(errors="ignore"))
+        forms = {name, _cut(name)}
+        self.names |= forms
         if self._before_dot:
-            self.qualified.add((self._before_dot, name))
+            self.qualified |= {
+                (schema, form) for schema in {self._before_dot, _cut(self._before_dot)} for form in forms
+            }
+        else:
+            self.bare |= forms
         self._before_dot, self._last = "", name
         if _RUNS_SQL.fullmatch(name):
             self.doubt(f"{name}, which runs SQL, or reads files or what is known of all rows")
+
+
+def _cut(name: str) -> str:
+    if len(name) <= _IDENTIFIER_BYTES // 4:
+        return name
+    return name.encode()[:_IDENTIFIER_BYTES].decode(errors="ignore")
 
 
 def _meddling(names: frozenset[str]) -> str | None:

@@ -32,14 +32,16 @@ class Work:
         info: The session's ``info``, which says what it is bound to.
         is_open: False once a session has given a borrowed connection back.
         verified: Tables whose row-level security the server has confirmed in this transaction.
+        found: Names in raw SQL that lead to these, and to no other table.
     """
 
-    __slots__ = ("_nested", "_root", "_told", "_values", "_values_of", "info", "is_open", "verified")
+    __slots__ = ("_nested", "_root", "_told", "_values", "_values_of", "found", "info", "is_open", "verified")
 
     def __init__(self, info: dict[Any, Any]) -> None:
         self.info = info
         self.is_open = True
         self.verified: set[Table] = set()
+        self.found: set[tuple[str | None, str]] = set()
         self._told: tuple[RequestContext, Placement | None] | None = None
         self._root: object = None
         self._nested: object = None
@@ -110,6 +112,7 @@ class Work:
         ):
             return
         self.verified.clear()
+        self.found.clear()
         if connection.dialect.name == "postgresql":
             changed = late_sql(context, placement, told)
             if changed is not None:
