@@ -249,7 +249,7 @@ def copied(databases):
             "CREATE SCHEMA acme",
             "GRANT USAGE ON SCHEMA acme TO PUBLIC",
             "CREATE TABLE acme.attacked_notebooks AS SELECT * FROM attacked_notebooks",
-            'CREATE TABLE acme."Attacked_Notes" AS SELECT * FROM attacked_notes',
+            'CREATE TABLE acme."Attacked_Labels" AS SELECT * FROM attacked_labels',
             "GRANT ALL ON ALL TABLES IN SCHEMA acme TO PUBLIC",
         )
     yield
@@ -265,7 +265,7 @@ def copied(databases):
         "SELECT n.title FROM attacked_notebooks n, acme.attacked_notebooks m",
         "SELECT acme.title FROM attacked_notebooks AS acme, acme.attacked_notebooks AS m",
         "UPDATE acme.attacked_notebooks SET title = ''",
-        'SELECT body FROM "acme"."Attacked_Notes"',
+        'SELECT name FROM "acme"."Attacked_Labels"',
         "SELECT ARRAY[(SELECT max(title) FROM acme.attacked_notebooks)]",
     ],
 )
@@ -285,8 +285,8 @@ def test_60_text_names_no_table_of_the_same_name_in_another_schema(one_connectio
     [
         "SELECT n.tenant_id FROM attacked_notebooks AS n",
         "SELECT public.attacked_notebooks.tenant_id FROM public.attacked_notebooks",
-        "WITH x AS (SELECT tenant_id, 1 AS attacked_notes FROM attacked_notebooks) SELECT x.tenant_id FROM x GROUP BY 1",
-        "SELECT n.tenant_id FROM attacked_notebooks n, (VALUES (1)) v (attacked_notes) WHERE v.attacked_notes = 1",
+        "WITH x AS (SELECT tenant_id, 1 AS attacked_labels FROM attacked_notebooks) SELECT max(tenant_id) FROM x GROUP BY x.attacked_labels",
+        "SELECT n.tenant_id FROM attacked_notebooks n, (VALUES (1)) v (attacked_labels) WHERE v.attacked_labels = 1",
     ],
 )
 @pytest.mark.usefixtures("copied")
