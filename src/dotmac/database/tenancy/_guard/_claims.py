@@ -168,7 +168,7 @@ def carries_tenant(table: Any, column: Any) -> bool:
         return False
     constraints = [found for found in table.constraints if isinstance(found, UniqueConstraint)]
     indexes = [found for found in table.indexes if found.unique]
-    keys = [table.primary_key, *constraints, *indexes]
+    keys: list[Any] = [table.primary_key, *constraints, *indexes]
     return all(key.columns.contains_column(column) for key in keys if len(key.columns))
 
 
