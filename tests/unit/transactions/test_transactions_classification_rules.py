@@ -7,6 +7,7 @@ import smtplib
 import socket
 import ssl
 
+import asyncpg
 import pytest
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -149,3 +150,17 @@ def test_mysql_numbers_count_whatever_the_driver(number, kind, module):
 def test_mysql_1290_is_about_reading_only_if_it_says_so(words, kind):
     error_class = type("OperationalError", (Exception,), {"__module__": "pymysql.err"})
     assert classify(error_class(1290, words)).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("phase", "kind"),
+    [
+        (Phase.CONNECT, ErrorKind.UNREACHABLE),
+        (Phase.STATEMENT, ErrorKind.DISCONNECTED),
+        (Phase.COMMIT, ErrorKind.AMBIGUOUS_COMMIT),
+    ],
+)
+def test_a_driver_that_lost_track_of_its_connection_has_lost_it(phase, kind):
+    error = asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress")
+    assert classify(OperationalError("SELECT 1", {}, error), phase).kind is kind
+    assert classify(error, phase).connectivity

@@ -324,6 +324,9 @@ def _by_code(error: Any) -> tuple[ErrorKind | None, str | None]:
 def _by_words(error: BaseException, module: str) -> tuple[ErrorKind | None, str | None]:
     if _is_stale_plan(error):
         return ErrorKind.STALE_PLAN, _STALE_PLAN
+    if type(error).__name__ == "InternalClientError":
+        # asyncpg has lost track of its connection, as when that ends while the first answer is read.
+        return ErrorKind.DISCONNECTED, None
     text = str(error).lower()
     for words, code, kind in _WORDS:
         if words in text:
