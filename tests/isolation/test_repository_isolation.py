@@ -15,9 +15,11 @@ from dotmac.database import (
     RequestContext,
     TenantAwareMixin,
     TenantModel,
+    clear_rls_context,
     create_async_engine,
     create_async_repository,
     create_session_factory,
+    set_rls_context,
     tenant_foreign_key,
     tenant_unique,
     unscoped,
@@ -26,6 +28,7 @@ from dotmac.database import (
 from dotmac.database.errors import (
     DuplicateEntityError,
     MissingTenantError,
+    TenantError,
     TenantMismatchError,
     ValidationError,
 )
@@ -216,3 +219,27 @@ async def test_an_upsert_across_tenants_moves_no_row(sessions):
                 await logs.upsert({"id": log.id, "tenant_id": "acme", "line": "changed"})
             ).line == "changed"
             assert [(entry.tenant_id, entry.line) for entry in await logs.list()] == [("acme", "changed")]
+
+
+async def test_a_repository_does_not_follow_its_session_to_another_tenant(session):
+    owners = create_async_repository(session, Owner, "acme")
+    made = await owners.create({"name": "Ann"})
+    await clear_rls_context(session)
+    with pytest.raises(MissingTenantError):
+        await owners.list()
+    await set_rls_context(session, "globex")
+    theirs = await create_async_repository(session, Owner, "globex").create({"name": "Hank"})
+    for act in (
+        owners.list,
+        lambda: owners.get_by_id(theirs.id),
+        lambda: owners.create({"name": "Eve"}),
+        lambda: owners.update(theirs.id, {"name": "Eve"}),
+        lambda: owners.delete(theirs.id),
+        lambda: owners.upsert_many([{"name": "Hank"}], ["name"]),
+        lambda: anext(owners.stream()),
+    ):
+        with pytest.raises(TenantError, match="'acme'"):
+            await act()
+    await clear_rls_context(session)
+    await set_rls_context(session, "acme")
+    assert [owner.id for owner in await owners.list()] == [made.id]

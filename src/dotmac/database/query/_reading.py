@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from dotmac.database.errors import EntityNotFoundError
+from dotmac.database.errors import EntityNotFoundError, TenantError
 from dotmac.database.query import _statements
 from dotmac.database.query._cursor import fingerprint
 from dotmac.database.query._keyset import SortKey, total_order
@@ -79,11 +79,26 @@ class Reading(Generic[M]):
         context: Callable[[], RequestContext],
     ) -> None:
         self.shape = shape
-        self.scope = scope
+        self._scope = scope
         self.policy = policy
         self._session = session
         self._dialect = dialect
         self._context = context
+
+    @property
+    def scope(self) -> Scope:
+        """What may be seen and written, as long as the session serves whom the repository was made for.
+
+        Raises:
+            TenantError: It was bound to another tenant since.
+        """
+        mine, bound = self._scope.tenant_id, self._context().tenant_id
+        if bound != mine and bound is not None and mine is not None:
+            raise TenantError(
+                f"This repository of {self.shape.name} was made for tenant {mine!r}, and its session serves another one by "
+                f"now. Make a repository for the session as it is."
+            )
+        return self._scope
 
     @property
     def _dialect_name(self) -> str:
