@@ -88,6 +88,16 @@ async def test_a_tag_invalidates_what_bears_it(cache):
     assert await cache.get_many("abc") == {"a": 4, "c": 3}
 
 
+@pytest.mark.parametrize("tags", [["x" * 1000] * 66, ["a\0b"]], ids=["too many", "NUL"])
+async def test_tags_that_cannot_be_kept_with_their_value_are_refused(cache, tags):
+    await cache.set("a", 1)
+    with pytest.raises(ValidationError):
+        await cache.set("a", 2, tags=tags)
+    with pytest.raises(ValidationError):
+        await cache.get_or_load("b", lambda: 3, tags=tags)
+    assert await cache.get("a") == 1
+
+
 async def test_a_tag_that_redis_has_evicted_invalidates_what_bears_it(cache, client, prefix):
     await cache.set("a", 1, tags=["red"])
     await cache.invalidate_tags("another")

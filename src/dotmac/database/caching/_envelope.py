@@ -16,11 +16,13 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from dotmac.database.caching._codec import DamagedValueError
+from dotmac.database.errors import ValidationError
 
 VERSION_DIGITS: Final = 16
 _LAYOUT = 1
 _MAGIC = b"DC"
 _HEAD = struct.Struct(">2sBB8sQQ")
+_MOST_TAG_BYTES = 0xFFFF
 _HEADER = struct.Struct(">2sBB8sQQH")  # magic, layout, format, schema, fresh until, kept until, bytes of tags
 _SIGNATURE_BYTES = 32
 _SIGNED = 0x80
@@ -78,8 +80,17 @@ class Envelope:
         kept_until: int,
         tags: tuple[str, ...] = (),
     ) -> bytes:
-        """What to store after the version."""
+        """What to store after the version.
+
+        Raises:
+            ValidationError: The tags take more room than an entry has for them, or one holds NUL.
+        """
         named = "\0".join(tags).encode() if tags else b""
+        if len(named) > _MOST_TAG_BYTES or named.count(0) > max(len(tags) - 1, 0):
+            raise ValidationError(
+                f"The {len(tags)} tags of one value take {len(named)} bytes; at most {_MOST_TAG_BYTES} can be kept with it, "
+                f"and none may hold NUL. Use fewer or shorter tags."
+            )
         header = _HEADER.pack(
             _MAGIC, _LAYOUT, form | self._marks, self._schema, fresh_until, kept_until, len(named)
         )
