@@ -16,16 +16,20 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Table
 
-VERIFY_SQL: Final = """
+_FOUND: Final = """
+    SELECT c.oid
+    FROM unnest(CASE WHEN named.schema IS NULL THEN pg_catalog.current_schemas(true)
+                     ELSE ARRAY[named.schema]::name[] END) WITH ORDINALITY AS path(name, rank)
+    JOIN pg_catalog.pg_namespace n ON n.nspname = path.name
+    JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = named.name
+    ORDER BY path.rank LIMIT 1
+"""
+"""What the server finds by the schema and name of ``named``: along search_path where it has no schema."""
+
+VERIFY_SQL: Final = f"""
 WITH RECURSIVE wanted AS (
-    SELECT w.position, (
-        SELECT c.oid
-        FROM unnest(CASE WHEN w.schema IS NULL THEN pg_catalog.current_schemas(true) ELSE ARRAY[w.schema]::name[] END)
-             WITH ORDINALITY AS path(name, rank)
-        JOIN pg_catalog.pg_namespace n ON n.nspname = path.name
-        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
-        ORDER BY path.rank LIMIT 1) AS relation
-    FROM jsonb_to_recordset(CAST(:tables AS jsonb)) AS w(position integer, schema text, name text)
+    SELECT named.position, ({_FOUND}) AS relation
+    FROM jsonb_to_recordset(CAST(:tables AS jsonb)) AS named(position integer, schema text, name text)
 ), tree AS (
     SELECT position, relation FROM wanted
     UNION
@@ -38,25 +42,19 @@ FROM tree t
 LEFT JOIN pg_catalog.pg_class c ON c.oid = t.relation
 LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_policy p ON p.polrelid = c.oid
-"""
+"""  # noqa: S608 - all of it stands here
 """One row for each policy of each table and of all its partitions; wants `verify_parameters`.
 
 Names are looked up as the server would in the session's next statement: a temporary table in front of a table is found
 instead of it. Takes no lock and reads no user's table.
 """
 
-OTHERS_SQL: Final = """
+OTHERS_SQL: Final = f"""
 WITH mentioned AS (
     SELECT * FROM unnest(CAST(:schemas AS text[]), CAST(:names AS text[])) AS m(schema, name)
 ), home AS (
-    SELECT c.oid FROM unnest(CAST(:home_schemas AS text[]), CAST(:home_names AS text[])) AS h(schema, name),
-    LATERAL (
-        SELECT c.oid
-        FROM unnest(CASE WHEN h.schema IS NULL THEN pg_catalog.current_schemas(true) ELSE ARRAY[h.schema]::name[] END)
-             WITH ORDINALITY AS path(name, rank)
-        JOIN pg_catalog.pg_namespace n ON n.nspname = path.name
-        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = h.name
-        ORDER BY path.rank LIMIT 1) AS c
+    SELECT c.oid FROM unnest(CAST(:home_schemas AS text[]), CAST(:home_names AS text[])) AS named(schema, name),
+    LATERAL ({_FOUND}) AS c
 )
 SELECT found.nspname, found.relname
 FROM mentioned m, LATERAL (
@@ -68,7 +66,7 @@ FROM mentioned m, LATERAL (
       AND CASE WHEN m.schema IS NULL THEN path.rank IS NOT NULL ELSE lower(n.nspname) = m.schema END
     ORDER BY CASE WHEN m.schema IS NULL THEN path.rank END LIMIT CASE WHEN m.schema IS NULL THEN 1 END) AS found
 WHERE found.oid NOT IN (SELECT oid FROM home)
-"""
+"""  # noqa: S608 - likewise
 """Tables that lie under one of the names mentioned but are not those that models have; an alias is no schema.
 
 Names are compared in lower case: what is quoted is not told apart here.

@@ -4,6 +4,7 @@ from dotmac.database.testing.isolation import (
     _connection,  # noqa: F401 - each registers its attacks
     _context,  # noqa: F401
     _core,  # noqa: F401
+    _entities,  # noqa: F401
     _identity,  # noqa: F401
     _raw,  # noqa: F401
     _relations,  # noqa: F401
