@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from sqlalchemy import Column, MetaData, Table, event
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.mapper import _all_registries
 
@@ -104,7 +105,7 @@ def _owner_of(table: Table, above: frozenset[Table]) -> Owner | None:
         try:
             target = constraint.referred_table
             pairs = tuple((element.parent, element.column) for element in constraint.elements)
-        except Exception:  # noqa: BLE001, S112 - a reference to a table that is not defined (yet) owns nothing
+        except InvalidRequestError:  # the other table is not defined (yet), and owns nothing
             continue
         if target not in above and _tenancy_of(target, above).is_divided:
             in_key = all(column.primary_key for column in columns)
@@ -125,7 +126,7 @@ def references_of(table: Table) -> list[tuple[Table, tuple[tuple[Column[Any], Co
         try:
             target = constraint.referred_table
             pairs = tuple((element.parent, element.column) for element in constraint.elements)
-        except Exception:  # noqa: BLE001, S112 - a reference to a table that is not defined (yet)
+        except InvalidRequestError:  # likewise: nobody knows whose its rows are
             continue
         theirs = tenancy_of(target)
         carried = own.column is not None and any(
